@@ -1,0 +1,33 @@
+# Every target sets up .venv by itself; `make` alone lists them.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+  $(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/ready ## set up, then train, score, prune and fine-tune a ResNet-56 on the embedded digits
+	$(BIN)/python run.py model=resnet56 criterion=l1 ratio=0.5
+
+test: .venv/ready ## set up, then run the tests (at most three minutes)
+	$(BIN)/python -m pytest -q
+
+test-all: .venv/ready ## the tests, and the slow ones
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+check: .venv/ready ## ruff format, ruff check, pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean: ## remove .venv (outputs/ stays)
+	rm -rf .venv
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Statistics and figures: pure functions from tidy tables."""

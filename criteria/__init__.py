@@ -1,0 +1,1 @@
+"""Pruning criteria: pure functions from one convolution to one score per filter."""

@@ -1,0 +1,1 @@
+"""The networks of the papers: plain modules from factories with named arguments."""

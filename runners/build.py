@@ -1,0 +1,192 @@
+"""From a config to objects, and from objects to files: builds what a runner's signature names, runs it, writes."""
+
+import hashlib
+import inspect
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from criteria.layer import Criterion
+from runners.data.splits import Splits
+from runners.errors import ConfigError
+from runners.pruning.score import check_criteria
+from runners.pruning.select import Rule
+from runners.results import Results
+from runners.storage import facts
+from runners.storage import folder as run_folder
+from runners.storage.keys import chain
+from runners.storage.stages import Stages
+from runners.storage.store import Store
+from runners.storage.weights import load_weights
+from runners.training.fit import Fit, Recipe, check_recipe, fit
+
+log = logging.getLogger(__name__)
+
+
+def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: Path) -> None:
+    """Runs the config's runner and fills `folder`.
+
+    Raises:
+        UserError: anything that the user can put right, before the first training step where it can be known.
+    """
+    started = time.monotonic()
+    parts = Parts(config, values)
+    runner = get_method(config.runner._target_)
+    results: Results = runner(**{name: getattr(parts, name) for name in inspect.signature(runner).parameters})
+    own = {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
+    chosen = {"pruned_by": parts.chosen, "ratio": parts.rule.ratio, "scope": parts.rule.scope}
+    for name, table in results.tables.items():
+        columns = own if name in ("scores", "spearman") else own | chosen
+        run_folder.write_table(folder, name, table.assign(**columns))
+    for name, figure in results.figures.items():
+        run_folder.write_figure(folder, name, figure)
+    provenance = facts.facts(root, parts.device)
+    run_folder.finish(
+        folder,
+        provenance
+        | {
+            "seed": values["seed"],
+            "keys": parts.stages.keys,
+            "reused": parts.stages.reused,
+            "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},
+            "peak_memory_mb": facts.peak_memory_mb(parts.device),
+        },
+    )
+
+
+class Parts:
+    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here."""
+
+    def __init__(self, config: DictConfig, values: Mapping[str, Any]) -> None:
+        self.config, self.values = config, values
+        _use_exact_arithmetic()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return _device(self.values["device"])
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data set, on the device."""
+        device = self.device
+        given = {key: value for key, value in self.values["dataset"].items() if key != "about"}
+        found: Splits = _instantiate(OmegaConf.create(given), "dataset")
+        size = "x".join(map(str, found.train.pixels.shape[1:]))
+        log.info(
+            f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
+            f"images of {size}; {self.values['dataset']['about']}"
+        )
+        return found.to(device)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network as training starts from it, or with the given weights."""
+        torch.manual_seed(self.values["seed"])
+        network: nn.Module = _instantiate(self.config.model, "model")
+        if self.weights:
+            load_weights(network, self.weights)
+        return network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The file of given weights."""
+        return Path(self.values["weights"]) if self.values["weights"] else None
+
+    @cached_property
+    def chosen(self) -> str:
+        """The name of the criterion to prune by; set apart from one in the set that is configured otherwise."""
+        name = self.values["names"]["criterion"]
+        in_set = self.values["criteria"].get(name, self.values["criterion"])
+        return name if in_set == self.values["criterion"] else f"{name}_chosen"
+
+    @cached_property
+    def criteria(self) -> dict[str, Criterion]:
+        """The set to compare, and the chosen criterion if it is not in it."""
+        nodes = {**self.config.criteria, self.chosen: self.config.criterion}
+        found = {name: _instantiate(node, f"criterion {name}") for name, node in nodes.items()}
+        check_criteria(found)
+        return found
+
+    @cached_property
+    def rule(self) -> Rule:
+        """How many filters go."""
+        return Rule(**{key: self.values[key] for key in ("ratio", "scope", "rounding", "min_keep")})
+
+    @cached_property
+    def train(self) -> Fit:
+        """Training; with given weights, none."""
+        if self.weights:
+            log.info(f"weights={self.weights}: nothing is trained before pruning")
+        return self._fit("recipe", "train", epochs=0 if self.weights else None)
+
+    @cached_property
+    def finetune(self) -> Fit:
+        """Fine-tuning."""
+        return self._fit("finetune", "finetune")
+
+    def _fit(self, section: str, label: str, epochs: int | None = None) -> Fit:
+        given = self.values[section] | ({} if epochs is None else {"epochs": epochs})
+        recipe: Recipe = _instantiate(OmegaConf.create(given), section)
+        check_recipe(recipe, section, len(self.splits.train))
+        optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
+        return partial(fit, recipe=recipe, optimizer=optimizer, seed=self.values["seed"], label=label)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """The store, with this run's keys."""
+        keys = chain(self.values, _content(self.splits))
+        return Stages(Store(Path(self.values["store"]).resolve()), keys, rerun=self.values["rerun"])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto, cpu and those are allowed; "
+            "try device=cpu"
+        )
+    return device
+
+
+def _use_exact_arithmetic() -> None:
+    """fp32 means fp32: no TF32, and no algorithm picked by timing."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _instantiate(node: Any, what: str) -> Any:
+    """Builds one node; what its function says against its arguments becomes one line."""
+    try:
+        return instantiate(node, _convert_="object")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        if isinstance(cause, Exception) and hasattr(cause, "exit_code"):
+            raise cause from error
+        raise ConfigError(
+            f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
+        ) from error
+
+
+def _content(splits: Splits) -> str:
+    """Hash of the images and labels, so that other data under the same name is other data."""
+    found = hashlib.sha256()
+    for images in (splits.train, splits.score, splits.test):
+        for tensor in (images.pixels, images.labels):
+            found.update(str(tuple(tensor.shape)).encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()

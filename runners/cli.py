@@ -1,0 +1,146 @@
+"""The command line: composing, the gate, one line an error, the exit code. torch comes in only after the gate."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runners.errors import INTERRUPTED, SOME_JOBS_FAILED, ConfigError, ResourceError, UserError
+from runners.gate import check_groups, resolved
+from runners.storage import folder as run_folder
+from runners.storage.keys import run_name
+
+UNEXPECTED = 1
+
+
+def main(root: Path) -> int:
+    """Composes and runs what the arguments say; returns the exit code."""
+    conf = root / "conf"
+    OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing a page and exiting with 1
+    codes: list[int] = []
+    task = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(
+        lambda config: codes.append(run(config, root))
+    )
+    try:
+        check_groups(sys.argv[1:], conf)
+        task()
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return _fail(explain(error, conf), ConfigError.exit_code)
+    except OSError as error:
+        return _fail(
+            f"{error.filename} cannot be written ({error.strerror}); the output folder must take files; choose outputs=DIR",
+            ResourceError.exit_code,
+        )
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
+    failed = [code for code in codes if code]
+    return SOME_JOBS_FAILED if failed and len(codes) > 1 else max(codes, default=0)
+
+
+def run(config: DictConfig, root: Path) -> int:
+    """One job: shows a finished run, or makes one; returns the exit code."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if run_folder.is_done(folder) and not config.rerun:
+        print("This run is finished; nothing is computed again (rerun=true repeats it).")
+        return _show(folder)
+    values = resolved(config)
+    run_folder.start(folder, values)
+    warnings.filterwarnings("ignore")
+    try:
+        from runners.build import execute
+
+        execute(config, values, folder, root)
+    except UserError as error:
+        return _give_up(folder, error, str(error), error.exit_code, debug=config.debug)
+    except KeyboardInterrupt as error:
+        _give_up(folder, error, "interrupted", INTERRUPTED, debug=False)
+        raise
+    except MemoryError as error:
+        advice = "a smaller batch, model or data set is needed; try recipe.batch_size=64 finetune.batch_size=64"
+        return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
+    except Exception as error:
+        advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
+        return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
+    return _show(folder)
+
+
+def _show(folder: Path) -> int:
+    from runners.summary import summary
+
+    print(summary(folder))
+    print(folder, flush=True)
+    return 0
+
+
+def _give_up(folder: Path, error: BaseException, message: str, code: int, *, debug: bool) -> int:
+    run_folder.fail(folder, message, code, "".join(traceback.format_exception(error)))
+    if debug:
+        traceback.print_exception(error)
+    return _fail(message, code)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def explain(error: Exception, conf: Path | None = None) -> str:
+    """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
+    text = str(error)
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+        group, given = found.groups()
+        names = re.findall(r"^\t(\S+)", text, re.MULTILINE)
+        return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
+    if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
+        given = found.group(1)
+        keys = _keys(OmegaConf.create()) if conf is None else _known_keys(conf)
+        return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, keys)}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found.group(1)} is a list where one value is needed; to run every value add --multirun"
+    return f"{_line(error)}; overrides look like key=value; --help shows examples"
+
+
+def _nearest(prefix: str, given: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    last = [name for name in names if name.split(".")[-1] == given.split(".")[-1]]
+    near = list(dict.fromkeys([*last, *near]))[:3]
+    return f"did you mean {' or '.join(prefix + name for name in near)}?" if near else "check the spelling"
+
+
+def _known_keys(conf: Path) -> list[str]:
+    """Every dotted key of the default config."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return _keys(compose("config"))
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in config:
+        found.append(f"{prefix}{key}")
+        if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
+            node = config._get_node(key)
+            if OmegaConf.is_dict(node):
+                found += _keys(node, f"{prefix}{key}.")
+    return found

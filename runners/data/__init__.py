@@ -1,0 +1,1 @@
+"""What goes in: data sets, resident on the device."""

@@ -1,0 +1,44 @@
+"""What a user can get wrong, and the exit code of each kind; imported by every room, imports nothing.
+
+Every message is one line: what was given; what is allowed; the likely fix.
+"""
+
+
+class UserError(Exception):
+    """Something the user can put right; shown as one line, never as a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """An option with a value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data set that is not there, or not what it should be."""
+
+    exit_code = 3
+
+
+class StoreError(UserError):
+    """Weights or stored results that cannot be trusted."""
+
+    exit_code = 4
+
+
+class NumericalError(UserError):
+    """Numbers that stopped being numbers."""
+
+    exit_code = 5
+
+
+class ResourceError(UserError):
+    """A disk, folder or device that does not give what is needed."""
+
+    exit_code = 6
+
+
+SOME_JOBS_FAILED = 7
+INTERRUPTED = 130

@@ -1,0 +1,202 @@
+"""What can be wrong with a config, found before torch is imported and before anything is written."""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runners.errors import ConfigError, ResourceError, UserError
+
+GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
+MAX_SEED = 2**63 - 1
+
+# config key, what is right, how to say so, an example
+Check = tuple[str, Callable[[Any], bool], str, str]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: value in choices and type(value) in {type(choice) for choice in choices}
+
+
+def _recipe_checks(section: str) -> Iterator[Check]:
+    yield f"{section}.epochs", _whole(0), "a whole number from 0 on", f"{section}.epochs=2"
+    yield (
+        f"{section}.batch_size",
+        _whole(2),
+        "a whole number from 2 on (BatchNorm needs two)",
+        f"{section}.batch_size=128",
+    )
+    yield f"{section}.lr", lambda v: _number(v) and v > 0, "a number above 0", f"{section}.lr=0.1"
+    yield (
+        f"{section}.weight_decay",
+        lambda v: _number(v) and v >= 0,
+        "a number from 0 on",
+        f"{section}.weight_decay=1e-4",
+    )
+    yield f"{section}.crop_padding", _whole(0), "a whole number of pixels from 0 on", f"{section}.crop_padding=4"
+    yield f"{section}.flip", _one_of(True, False), "true or false", f"{section}.flip=false"
+
+
+CHECKS: tuple[Check, ...] = (
+    (
+        "ratio",
+        lambda v: _number(v) and 0 <= v < 1,
+        "a share of filters to remove, from 0 up to but not 1 (which would remove every filter)",
+        "ratio=0.5",
+    ),
+    ("scope", _one_of("layer", "global"), "layer or global", "scope=layer"),
+    (
+        "rounding",
+        _one_of("floor_pruned", "floor_kept", "nearest"),
+        "floor_pruned, floor_kept or nearest",
+        "rounding=floor_pruned",
+    ),
+    ("min_keep", _whole(1), "a whole number from 1 on (a layer never loses its last filter)", "min_keep=1"),
+    ("seed", _whole(0, MAX_SEED), "a whole number from 0 to 2^63 - 1", "seed=0"),
+    (
+        "device",
+        lambda v: isinstance(v, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
+        "auto, cpu, cuda or cuda:0, cuda:1, ...",
+        "device=cpu",
+    ),
+    ("rerun", _one_of(True, False), "true or false", "rerun=true"),
+    ("debug", _one_of(True, False), "true or false", "debug=true"),
+    (
+        "dataset.score_share",
+        lambda v: _number(v) and 0 < v <= 1,
+        "a share of the training images above 0, up to 1",
+        "dataset.score_share=0.1",
+    ),
+    *_recipe_checks("recipe"),
+    *_recipe_checks("finetune"),
+)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks every value that has a range.
+
+    Raises:
+        ConfigError: the first value outside its range.
+    """
+    for key, right, allowed, example in CHECKS:
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not right(value):
+            raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
+
+
+def check_groups(arguments: Sequence[str], conf: Path) -> None:
+    """Refuses option names that are no plain names (`criterion=../../x`) before Hydra looks for such files.
+
+    Raises:
+        ConfigError: the first such option.
+    """
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        group = key.lstrip("+~").split("@")[0]
+        if not equals or not (conf / group).is_dir() or group in ("", "."):
+            continue
+        for choice in value.split(","):
+            if not GROUP_NAME.fullmatch(choice.strip().strip("'\"")) and choice not in ("", "null"):
+                raise ConfigError(
+                    f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; choose one "
+                    f"of {', '.join(options(conf, group))}"
+                )
+
+
+def options(conf: Path, group: str) -> list[str]:
+    """The names that `group=` takes."""
+    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, every interpolation worked out, Hydra's own part left out.
+
+    Raises:
+        ConfigError: a value that is missing (`???`) or refers to something that is not there.
+    """
+    try:
+        names = [str(key) for key in config if key != "hydra"]
+        return {key: OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key] for key in names}
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{error.full_key or 'the config'} has no value ({reason}); every option needs one; give it on the command line"
+        ) from error
+
+
+class Gate(Callback):
+    """Hydra's earliest hooks: a wrong config ends here, with one line, exit code 2, and no folder made."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks the config of a single run."""
+        _pass_or_exit(config, lambda: [config])
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks the configs of all jobs of a sweep."""
+        _pass_or_exit(config, lambda: _jobs(config))
+
+
+def _pass_or_exit(first: DictConfig, configs: Callable[[], list[DictConfig]]) -> None:
+    """Hydra turns exceptions of callbacks into warnings; only SystemExit gets through."""
+    try:
+        for config in configs():
+            HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
+            check_config(resolved(config))
+        check_writable(Path(first.outputs))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        from runners.cli import explain
+
+        sys.stderr.write(f"error: {explain(error)}\n")
+        raise SystemExit(2) from None
+
+
+def _jobs(config: DictConfig) -> list[DictConfig]:
+    """One config a job, as the sweeper will make them."""
+    loader = GlobalHydra.instance().config_loader()
+    params = config.hydra.sweeper.get("params") or {}
+    overrides = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [loader.load_sweep_config(config, job) for batch in batches for job in batch]
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the output folder and tries a file in it.
+
+    Raises:
+        ResourceError: it cannot be made or written.
+    """
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(
+            f"outputs={folder} cannot be written ({error.strerror}); it must be a folder that takes files; choose another "
+            "with outputs=DIR"
+        ) from error

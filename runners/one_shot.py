@@ -1,0 +1,55 @@
+"""One-shot pruning, as the papers do it."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from torch import nn
+
+from analysis.figures import spearman_by_layer
+from analysis.similarity import spearman
+from criteria.layer import Criterion
+from runners.accuracy import accuracy
+from runners.data.splits import Splits
+from runners.pruning.channels import trace_channels
+from runners.pruning.remove import remove
+from runners.pruning.score import score
+from runners.pruning.select import Rule, removed_filters, select
+from runners.results import Results
+from runners.storage.stages import Stages
+from runners.training.fit import Fit
+from runners.training.recalibrate import recalibrate
+
+
+def run(
+    *,
+    splits: Splits,
+    model: nn.Module,
+    criteria: Mapping[str, Criterion],
+    chosen: str,
+    rule: Rule,
+    train: Fit,
+    finetune: Fit,
+    stages: Stages,
+) -> Results:
+    """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
+    channels = trace_channels(model, splits.example)
+    trained, training = stages.network("trained", model, lambda: train(model, splits))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
+    pruned = remove(trained, channels, removed_filters(selection))
+    with stages.timed("recalibrated"):
+        recalibrated = recalibrate(pruned, splits.score)
+    tuned, tuning = stages.network("tuned", pruned, lambda: finetune(pruned, splits))
+    networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
+    histories = {"trained": training, "tuned": tuning}
+    with stages.timed("measured"):
+        measured = accuracy(networks, splits, histories)
+    rho = spearman(scores)
+    tables = {
+        "accuracy": measured,
+        "spearman": rho,
+        "scores": scores,
+        "selection": selection,
+        "history": pd.concat([history.assign(stage=stage) for stage, history in histories.items()]),
+    }
+    return Results(tables, {"spearman": spearman_by_layer(rho)})

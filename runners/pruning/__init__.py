@@ -1,0 +1,1 @@
+"""The heart: which filters are free, how they score, which go, and what is left."""

@@ -1,0 +1,111 @@
+"""Which filters go: a score table and a rule in, one row a layer out."""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
+
+import numpy as np
+import pandas as pd
+
+from runners.errors import ConfigError, NumericalError
+from runners.pruning.channels import Channels
+from runners.pruning.remove import Removed
+
+SELECTION_COLUMNS = ["layer", "index", "before", "after", "floor_hit", "note", "removed"]
+SCOPES = ("layer", "global")
+ROUNDINGS = {"floor_pruned": ROUND_FLOOR, "floor_kept": ROUND_CEILING, "nearest": ROUND_HALF_UP}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many filters go, and where from.
+
+    Args:
+        ratio: share of the ranked filters to remove, in [0, 1).
+        scope: `layer` (every ranked layer loses that share) or `global` (the lowest scores of all ranked layers go).
+        rounding: of the number removed: `floor_pruned` down, `floor_kept` up (the number kept down), `nearest` halves
+            up. Exact in decimals: 0.29 of 100 is 29.
+        min_keep: filters that stay in every layer, whatever the ratio.
+    """
+
+    ratio: float
+    scope: str = "layer"
+    rounding: str = "floor_pruned"
+    min_keep: int = 1
+
+
+def num_removed(n_filters: int, ratio: float, rounding: str) -> int:
+    """How many of `n_filters` a ratio means, in exact decimal arithmetic."""
+    share = n_filters * Decimal(f"{ratio:.12g}")
+    return int(share.to_integral_value(ROUNDINGS[rounding]))
+
+
+def select(scores: pd.DataFrame, criterion: str, channels: Channels, rule: Rule) -> pd.DataFrame:
+    """One row a convolution (`SELECTION_COLUMNS`): filters before and after, and which go, lowest score first.
+
+    Ranked are the layers whose every filter is free to go alone; `note` says why another is not. Ties go by layer and
+    filter index, the lower first. `floor_hit`: the layer would have lost more but for `min_keep`.
+
+    Raises:
+        ConfigError: `criterion` has no scores for a ranked layer.
+        NumericalError: scores that are not finite.
+    """
+    notes = {layer: channels.obstacle(layer) for layer in channels.convolutions}
+    chosen = scores[scores["criterion"] == criterion]
+    free = [layer for layer, note in notes.items() if not note]
+    pool = chosen[chosen["layer"].isin(free)].sort_values(["index", "filter"])
+    _check(pool, criterion, free)
+    pool = pool.assign(rank=pool.groupby("index")["score"].rank(method="first"))
+    pool["size"] = pool.groupby("index")["score"].transform("size")
+    protected = pool["rank"] > pool["size"] - rule.min_keep
+    wanted = _lowest(pool, rule)
+    going = _lowest(pool[~protected], rule, total=len(pool))
+    removed = {layer: part.sort_values("rank")["filter"].tolist() for layer, part in going.groupby("layer")}
+    asked = wanted.groupby("layer").size().to_dict()
+    rows = []
+    for index, layer in enumerate(channels.convolutions, 1):
+        before, filters = len(channels.writes[layer]), removed.get(layer, [])
+        after = before - len(filters)
+        row = (
+            layer,
+            index,
+            before,
+            after,
+            asked.get(layer, 0) > len(filters),
+            notes[layer],
+            " ".join(map(str, filters)),
+        )
+        rows.append(dict(zip(SELECTION_COLUMNS, row, strict=True)))
+    return pd.DataFrame(rows, columns=SELECTION_COLUMNS)
+
+
+def removed_filters(selection: pd.DataFrame) -> Removed:
+    """Layer -> indices of the filters that go, out of a selection table."""
+    pairs = zip(selection["layer"], selection["removed"], strict=True)
+    return {layer: [int(number) for number in removed.split()] for layer, removed in pairs if removed}
+
+
+def _lowest(pool: pd.DataFrame, rule: Rule, total: int | None = None) -> pd.DataFrame:
+    """The filters of `pool` that the ratio takes; `total` is how many filters the ratio counts, if more than these."""
+    if rule.scope == "layer":
+        counts = {size: num_removed(size, rule.ratio, rule.rounding) for size in pool["size"].unique()}
+        return pool[pool["rank"] <= pool["size"].map(counts)]
+    n = num_removed(len(pool) if total is None else total, rule.ratio, rule.rounding)
+    return pool.sort_values("score", kind="stable").head(n)
+
+
+def _check(pool: pd.DataFrame, criterion: str, ranked: list[str]) -> None:
+    if missing := [layer for layer in ranked if layer not in set(pool["layer"])]:
+        raise ConfigError(
+            f"criterion {criterion!r} has no scores for {missing[0]} (and {len(missing) - 1} more); every layer to prune "
+            "needs them; pick another criterion"
+        )
+    if not np.isfinite(pool["score"]).all():
+        layer = pool.loc[~np.isfinite(pool["score"]), "layer"].iloc[0]
+        raise NumericalError(
+            f"criterion {criterion!r} gave scores for {layer} that are not finite; ranking needs numbers; pick another"
+        )
+    if not ranked:
+        raise ConfigError(
+            "no convolution of this network is free to lose filters (selection.csv of runner=score_only says nothing "
+            "more); networks with blocks or plain stacks of convolutions have some; pick another model"
+        )

@@ -1,0 +1,28 @@
+"""The scores of a network as it is, without pruning it."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from analysis.figures import spearman_by_layer
+from analysis.similarity import spearman
+from criteria.layer import Criterion
+from runners.accuracy import accuracy
+from runners.data.splits import Splits
+from runners.pruning.channels import trace_channels
+from runners.pruning.score import score
+from runners.results import Results
+from runners.storage.stages import Stages
+from runners.training.fit import Fit
+
+
+def run(*, splits: Splits, model: nn.Module, criteria: Mapping[str, Criterion], train: Fit, stages: Stages) -> Results:
+    """Train (or take given weights), measure, score by every criterion, correlate."""
+    channels = trace_channels(model, splits.example)
+    trained, training = stages.network("trained", model, lambda: train(model, splits))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    with stages.timed("measured"):
+        measured = accuracy({"trained": trained}, splits, {"trained": training})
+    rho = spearman(scores)
+    tables = {"accuracy": measured, "spearman": rho, "scores": scores, "history": training.assign(stage="trained")}
+    return Results(tables, {"spearman": spearman_by_layer(rho)})

@@ -1,0 +1,61 @@
+"""The folder of one run: what is in it, and whether it is finished."""
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from runners.storage.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run ended well in `folder`."""
+    try:
+        return json.loads((folder / STATUS).read_text())["state"] == "done"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def start(folder: Path, config: dict[str, Any]) -> None:
+    """Notes that a run has begun, and what it was asked for."""
+    (folder / ERROR_LOG).unlink(missing_ok=True)
+    write_json(folder / STATUS, {"state": "running", "started": _now(), "pid": os.getpid()})
+    write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+
+
+def finish(folder: Path, facts: dict[str, Any]) -> None:
+    """Notes that everything is written: the last thing a run does."""
+    write_json(folder / FACTS, facts)
+    write_json(folder / STATUS, {"state": "done", "ended": _now()})
+
+
+def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
+    """Notes why a run ended early; the traceback goes to its own file."""
+    write_atomic(folder / ERROR_LOG, details.encode())
+    write_json(folder / STATUS, {"state": "failed", "ended": _now(), "error": message, "exit_code": exit_code})
+
+
+def write_table(folder: Path, name: str, table: "pd.DataFrame") -> None:
+    """A table as CSV."""
+    write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+
+
+def write_figure(folder: Path, name: str, figure: "Figure") -> None:
+    """A figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_atomic(folder / f"{name}.png", content.getvalue())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

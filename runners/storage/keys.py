@@ -1,0 +1,116 @@
+"""Names for results: a hash of exactly what influences each, chained from the data set to the tuned network.
+
+Imports no torch, so that the gate and the run folder's name cost nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KEY_LENGTH = 32
+
+# What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
+BOOKKEEPING = frozenset({"data_root", "download_root", "device", "outputs", "store", "rerun", "debug"})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's result depends on.
+
+    Args:
+        version: raised when the code of the stage comes to give other results for the same config.
+        after: the stages whose results go in.
+        sections: the parts of the config that go in.
+    """
+
+    version: int
+    after: tuple[str, ...]
+    sections: tuple[str, ...]
+
+
+STAGES: Mapping[str, Stage] = {
+    "dataset": Stage(1, (), ("dataset",)),
+    "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "seed")),
+    "given": Stage(1, (), ("model", "weights")),
+    "scores": Stage(1, ("trained",), ("criteria", "criterion", "names.criterion")),
+    "selection": Stage(1, ("scores",), ("ratio", "scope", "rounding", "min_keep")),
+    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "seed")),
+}
+
+
+def canonical(value: Any) -> Any:
+    """One spelling for one value: 1 and 1.0, 0.1 and 1e-1, 0.3 and 0.30000000000000004, any order of keys."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        rounded = float(f"{value:.12g}")
+        return int(rounded) if rounded.is_integer() else rounded
+    if isinstance(value, Mapping):
+        return {str(key): canonical(part) for key, part in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [canonical(part) for part in value]
+    raise TypeError(f"a config holds no {type(value).__name__}")
+
+
+def digest(value: Any) -> str:
+    """The hash of a plain value (mappings, lists, strings, numbers, booleans, null)."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def influential(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without bookkeeping, at any depth, and with the content of a weights file in place of its path."""
+    kept = {
+        key: influential(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in BOOKKEEPING
+    }
+    if (path := kept.get("weights")) and Path(str(path)).is_file():
+        kept["weights"] = file_digest(Path(str(path)))
+    return kept
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """A readable prefix and the hash of the resolved config: `digits-resnet56-l1-0.5-seed0-1a2b3c4d5e`."""
+    names = config["names"]
+    parts = [names["dataset"], names["model"]]
+    if names["runner"] == "one_shot":
+        parts += [names["criterion"], str(canonical(config["ratio"]))]
+    else:
+        parts.append(names["runner"])
+    return "-".join([*parts, f"seed{config['seed']}", digest(influential(config))[:10]])
+
+
+def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
+    """The key of every stage's result.
+
+    Args:
+        config: the resolved config.
+        data_digest: hash of the images and labels themselves.
+    """
+    plain = influential(config)
+    keys: dict[str, str] = {}
+    for name, stage in STAGES.items():
+        sections = {section: _part(plain, section) for section in stage.sections}
+        before = [keys[earlier] for earlier in stage.after]
+        if name == "dataset":
+            before.append(data_digest)
+        keys[name] = digest([name, stage.version, before, sections])
+        if name == "given" and plain.get("weights"):
+            keys["trained"] = keys["given"]
+    return keys
+
+
+def _part(config: Mapping[str, Any], path: str) -> Any:
+    for key in path.split("."):
+        config = config[key]
+    return config

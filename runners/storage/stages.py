@@ -1,0 +1,82 @@
+"""Runs every stage of an experiment once: what the store has is taken from it, what is made is kept there."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from runners.storage.store import Store
+from runners.storage.weights import load_weights, save_weights
+
+log = logging.getLogger(__name__)
+WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
+TEXT_COLUMNS = ("layer", "criterion", "note", "removed")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table as it was written: the same numbers to the last bit, and empty text where text was empty."""
+    header = pd.read_csv(path, nrows=0).columns
+    text = [column for column in TEXT_COLUMNS if column in header]
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), float_precision="round_trip")
+    return table.fillna(dict.fromkeys(text, ""))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A store, this run's keys in it, and how long each stage took.
+
+    Args:
+        keys: stage -> key.
+        rerun: make every stage again; a stored result that differs is reported, and stands.
+        seconds: stage -> seconds, filled as stages run.
+        reused: stages whose results came from the store.
+    """
+
+    store: Store
+    keys: Mapping[str, str]
+    rerun: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+    def network(
+        self, stage: str, blank: nn.Module, make: Callable[[], tuple[nn.Module, pd.DataFrame]]
+    ) -> tuple[nn.Module, pd.DataFrame]:
+        """The network of a stage and its history; `blank` lends its shape and stays as it is."""
+
+        def write(folder: Path) -> None:
+            network, history = make()
+            save_weights(network, folder / WEIGHTS)
+            history.to_csv(folder / HISTORY, index=False)
+
+        entry = self._entry(stage, write)
+        load_weights(blank, entry / WEIGHTS)
+        network = deepcopy(blank)
+        load_weights(network, entry / WEIGHTS)
+        return network.eval(), read_table(entry / HISTORY)
+
+    def table(self, stage: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table of a stage, as it is read back from its CSV."""
+        entry = self._entry(stage, lambda folder: make().to_csv(folder / TABLE, index=False))
+        return read_table(entry / TABLE)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the time of a block to `seconds`."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - started, 3)
+
+    def _entry(self, stage: str, write: Callable[[Path], None]) -> Path:
+        key = self.keys[stage]
+        with self.timed(stage):
+            if not self.rerun and (entry := self.store.find(stage, key)):
+                self.reused.append(stage)
+                log.info(f"{stage}: taken from the store ({key[:10]}), not made again")
+                return entry
+            return self.store.publish(stage, key, write)

@@ -1,0 +1,107 @@
+"""Weights from files: read without running anything in them, and checked against the network they are for."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from runners.errors import StoreError
+
+SUFFIXES = (".th", ".pt", ".pth", ".safetensors")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+MISMATCHES_SHOWN = 3
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """The network's parameters and buffers, as safetensors."""
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Puts the weights of a file into `network`, all of them and nothing else.
+
+    Takes a bare state dict or one under a usual name (`state_dict`, `model`, ...), and strips the prefixes that
+    wrappers leave (`module.`, `_orig_mod.`, ...).
+
+    Raises:
+        StoreError: no such file, not a weights file, of another network, or with values that are not finite.
+    """
+    found = _strip_prefixes(_state_dict(_read(path), path))
+    expected = network.state_dict()
+    # Files from before PyTorch 0.4.1 do not count batches.
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    wrong = [f"{name} is missing" for name in expected if name not in found and name not in counters]
+    wrong += [f"{name} is unknown" for name in found if name not in expected]
+    wrong += [
+        f"{name} is {_shape(found[name])} and should be {_shape(value)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    if wrong:
+        shown = ", ".join(wrong[:MISMATCHES_SHOWN]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise StoreError(
+            f"weights={path} is of another network than this {type(network).__name__} ({shown}); every tensor must match; "
+            "choose the model= (depth, shortcut, classes) they were trained with"
+        )
+    for name, value in found.items():
+        if not value.isfinite().all():
+            raise StoreError(f"weights={path} has values in {name} that are not finite; all must be; use another file")
+    network.load_state_dict(found, strict=False)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise StoreError(f"weights={path} is no file; {', '.join(SUFFIXES)} are read; check the path")
+    if path.suffix not in SUFFIXES:
+        raise StoreError(f"weights={path} ends in {path.suffix!r}; {', '.join(SUFFIXES)} are read; convert or rename it")
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise StoreError(f"weights={path} is a web page; a weights file is needed; download it again")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+    except Exception as error:  # torch.load documents no closed list: five kinds were seen on broken files.
+        if blocked := re.search(r"[Uu]nsupported (?:global|operand|class|instruction)[^.]*|GLOBAL (\S+)", str(error)):
+            raise StoreError(
+                f"weights={path} is a pickle that would run code ({blocked.group(0).strip()}); only tensors are read; save "
+                "its state_dict() alone, or as .safetensors"
+            ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    return StoreError(
+        f"weights={path} cannot be read ({reason}); a whole file of tensors is needed; it may be cut short: get it again"
+    )
+
+
+def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+            break
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise StoreError(f"weights={path} holds no mapping from names to tensors; a state_dict is needed; save that")
+    return {str(name): value for name, value in found.items()}
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            return _strip_prefixes({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a number"

@@ -1,0 +1,1 @@
+"""How weights come to be, and how good they are."""

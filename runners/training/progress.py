@@ -1,0 +1,51 @@
+"""What a person sees of a training: a live line on a terminal, a plain line an epoch otherwise."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Epochs, loss, accuracy, images/s and time left of one training, on stderr."""
+
+    def __init__(self, label: str, epochs: int, images_per_epoch: int) -> None:
+        self.label, self.epochs, self.images_per_epoch = label, epochs, images_per_epoch
+        self.started = time.monotonic()
+        terminal = sys.stderr.isatty()
+        total = epochs * images_per_epoch
+        self.bar = tqdm(total=total, unit="img", unit_scale=True, desc=label, leave=False, disable=not terminal)
+
+    def __enter__(self) -> "Progress":
+        """Begins; nothing is printed yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Takes the live line away, whatever happened."""
+        self.bar.close()
+
+    def batch(self, n_images: int) -> None:
+        """Another batch has been handed to the device."""
+        self.bar.update(n_images)
+
+    def epoch(self, epoch: int, *, loss_nats: float, train_top1_pct: float, test_top1_pct: float) -> None:
+        """Epoch `epoch` (from 1) has ended with these values."""
+        seconds = time.monotonic() - self.started
+        left = seconds / epoch * (self.epochs - epoch)
+        values = f"loss {loss_nats:.4f}, train {train_top1_pct:.2f} %, test {test_top1_pct:.2f} %"
+        if self.bar.disable:
+            rate = epoch * self.images_per_epoch / seconds
+            log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
+        else:
+            self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
+            self.bar.set_postfix_str(values)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

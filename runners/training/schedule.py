@@ -1,0 +1,22 @@
+"""Learning-rate schedules: the factor on the base rate at a time measured in epochs."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import cos, pi
+
+
+def steps(time: float, epochs: int, *, milestones: Sequence[int], gamma: float) -> float:
+    """`gamma` to the power of the milestones passed.  [factor]"""
+    return gamma ** bisect_right(milestones, time)
+
+
+def constant(time: float, epochs: int) -> float:
+    """Always one.  [factor]"""
+    return 1.0
+
+
+def cosine(time: float, epochs: int, *, warmup_epochs: float) -> float:
+    """A linear rise over `warmup_epochs`, then half a cosine down to zero.  [factor]"""
+    if time < warmup_epochs:
+        return time / warmup_epochs
+    return (1 + cos(pi * (time - warmup_epochs) / max(epochs - warmup_epochs, 1e-9))) / 2
