@@ -1,6 +1,6 @@
 """ResNets for small images (He et al. 2016, section 4.2), with the three shortcuts found in the codes the papers use."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -42,14 +42,8 @@ class ConvShortcut(nn.Sequential):
         super().__init__(nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm2d(out_channels))
 
 
-class Shortcut(Protocol):
-    """Builds what carries a block's input past it where the width doubles and the size halves."""
-
-    def __call__(self, in_channels: int, out_channels: int) -> nn.Module:
-        """The module from `in_channels` to `out_channels`."""
-        ...
-
-
+# Each builds, from the width before and after, what carries a block's input past it where the size halves.
+Shortcut = Callable[[int, int], nn.Module]
 SHORTCUTS: dict[str, Shortcut] = {"pad": PadShortcut, "pad_end": PadEndShortcut, "conv": ConvShortcut}
 
 

@@ -21,9 +21,8 @@ from runners.errors import ConfigError
 from runners.pruning.score import check_criteria
 from runners.pruning.select import Rule
 from runners.results import Results
-from runners.storage import facts
+from runners.storage import facts, keys
 from runners.storage import folder as run_folder
-from runners.storage.keys import chain
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
@@ -104,16 +103,14 @@ class Parts:
 
     @cached_property
     def chosen(self) -> str:
-        """The name of the criterion to prune by; set apart from one in the set that is configured otherwise."""
-        name = self.values["names"]["criterion"]
-        in_set = self.values["criteria"].get(name, self.values["criterion"])
-        return name if in_set == self.values["criterion"] else f"{name}_chosen"
+        """The name of the criterion to prune by."""
+        return keys.chosen(self.values)
 
     @cached_property
     def criteria(self) -> dict[str, Criterion]:
         """The set to compare, and the chosen criterion if it is not in it."""
-        nodes = {**self.config.criteria, self.chosen: self.config.criterion}
-        found = {name: _instantiate(node, f"criterion {name}") for name, node in nodes.items()}
+        specs = keys.compared(self.values)
+        found = {name: _instantiate(OmegaConf.create(spec), f"criterion {name}") for name, spec in specs.items()}
         check_criteria(found)
         return found
 
@@ -137,15 +134,15 @@ class Parts:
     def _fit(self, section: str, label: str, epochs: int | None = None) -> Fit:
         given = self.values[section] | ({} if epochs is None else {"epochs": epochs})
         recipe: Recipe = _instantiate(OmegaConf.create(given), section)
-        check_recipe(recipe, section, len(self.splits.train))
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
+        check_recipe(recipe, optimizer, section, len(self.splits.train))
         return partial(fit, recipe=recipe, optimizer=optimizer, seed=self.values["seed"], label=label)
 
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        keys = chain(self.values, _content(self.splits))
-        return Stages(Store(Path(self.values["store"]).resolve()), keys, rerun=self.values["rerun"])
+        chain = keys.chain(self.values, _content(self.splits))
+        return Stages(Store(Path(self.values["store"]).resolve()), chain, rerun=self.values["rerun"])
 
 
 def _device(name: str) -> torch.device:
@@ -154,7 +151,7 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto, cpu and those are allowed; "
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto and cpu always work; "
             "try device=cpu"
         )
     return device

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runners.errors import INTERRUPTED, SOME_JOBS_FAILED, ConfigError, ResourceError, UserError
-from runners.gate import check_groups, resolved
+from runners.gate import CONF, check_arguments, resolved
 from runners.storage import folder as run_folder
 from runners.storage.keys import run_name
 
@@ -25,26 +25,27 @@ UNEXPECTED = 1
 
 def main(root: Path) -> int:
     """Composes and runs what the arguments say; returns the exit code."""
-    conf = root / "conf"
     OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing a page and exiting with 1
     codes: list[int] = []
-    task = hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(
+    task = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
         lambda config: codes.append(run(config, root))
     )
     try:
-        check_groups(sys.argv[1:], conf)
+        sys.argv[1:] = check_arguments(sys.argv[1:])
         task()
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return _fail(explain(error, conf), ConfigError.exit_code)
+        return _fail(explain(error), ConfigError.exit_code)
     except OSError as error:
         return _fail(
             f"{error.filename} cannot be written ({error.strerror}); the output folder must take files; choose outputs=DIR",
             ResourceError.exit_code,
         )
+    except SystemExit as stop:  # from the gate, or from Hydra after --help and the like
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
     failed = [code for code in codes if code]
@@ -94,7 +95,7 @@ def _give_up(folder: Path, error: BaseException, message: str, code: int, *, deb
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return code
 
 
@@ -102,19 +103,18 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def explain(error: Exception, conf: Path | None = None) -> str:
+def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
     text = str(error)
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, given = found.groups()
-        names = re.findall(r"^\t(\S+)", text, re.MULTILINE)
+        names = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
         return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
     if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
         given = found.group(1)
-        keys = _keys(OmegaConf.create()) if conf is None else _known_keys(conf)
-        return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, keys)}"
+        return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found.group(1)} is a list where one value is needed; to run every value add --multirun"
+        return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
     return f"{_line(error)}; overrides look like key=value; --help shows examples"
 
 
@@ -125,13 +125,13 @@ def _nearest(prefix: str, given: str, names: list[str]) -> str:
     return f"did you mean {' or '.join(prefix + name for name in near)}?" if near else "check the spelling"
 
 
-def _known_keys(conf: Path) -> list[str]:
+def _known_keys() -> list[str]:
     """Every dotted key of the default config."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return _keys(compose("config"))
 
 

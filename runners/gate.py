@@ -6,9 +6,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runners.errors import ConfigError, ResourceError, UserError
 
+CONF = Path(__file__).parents[1] / "conf"
 GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
 MAX_SEED = 2**63 - 1
 
@@ -105,28 +107,54 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
 
 
-def check_groups(arguments: Sequence[str], conf: Path) -> None:
-    """Refuses option names that are no plain names (`criterion=../../x`) before Hydra looks for such files.
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Refuses keys that nothing reads (`+foo=1`), which would only give the run another name.
 
     Raises:
-        ConfigError: the first such option.
+        ConfigError: the first such key.
     """
+    top = OmegaConf.load(CONF / "config.yaml")
+    groups = [key for entry in top.pop("defaults") if OmegaConf.is_dict(entry) for key in entry]
+    known = {str(key) for key in top} | {str(group).split("@")[-1] for group in groups}
+    if unknown := sorted(set(config) - known):
+        raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
+
+
+def check_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --multirun in front, where Hydra's parser takes it in any case.
+
+    Refuses unknown flags, and option names that are no plain names (`criterion=../../x`) before Hydra looks for such
+    files.
+
+    Raises:
+        ConfigError: the first such argument.
+    """
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    ordered = multirun + [argument for argument in arguments if argument not in multirun]
+    parser = get_args_parser()
+    parser.error = _refuse_flags
+    parser.parse_args(ordered)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         group = key.lstrip("+~").split("@")[0]
-        if not equals or not (conf / group).is_dir() or group in ("", "."):
+        if not equals or not (CONF / group).is_dir() or group in ("", "."):
             continue
         for choice in value.split(","):
             if not GROUP_NAME.fullmatch(choice.strip().strip("'\"")) and choice not in ("", "null"):
                 raise ConfigError(
                     f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; choose one "
-                    f"of {', '.join(options(conf, group))}"
+                    f"of {', '.join(options(group))}"
                 )
+    return ordered
 
 
-def options(conf: Path, group: str) -> list[str]:
+def _refuse_flags(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; flags are those of --help, and all else is key=value; put flags before the overrides")
+
+
+def options(group: str) -> list[str]:
     """The names that `group=` takes."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -162,7 +190,9 @@ def _pass_or_exit(first: DictConfig, configs: Callable[[], list[DictConfig]]) ->
     try:
         for config in configs():
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
-            check_config(resolved(config))
+            values = resolved(config)
+            check_keys(values)
+            check_config(values)
         check_writable(Path(first.outputs))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -61,12 +61,11 @@ class Channels:
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
         groups = self.writes[layer]
-        for group in groups:
-            if reason := self.fixed.get(int(group)):
-                return reason
         tied = [other for other, theirs in self.writes.items() if other != layer and np.isin(groups, theirs).any()]
         if tied:
             return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
+        if reasons := [self.fixed[group] for group in groups.tolist() if group in self.fixed]:
+            return reasons[0]
         return "" if len(set(groups.tolist())) == len(groups) else "tied to each other"
 
 
@@ -86,7 +85,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
-            "move the data-dependent Python out of forward, or use runner=score_only"
+            "keep data-dependent Python out of forward, or choose another model"
         ) from error
     finally:
         network.train(was_training)

@@ -35,8 +35,8 @@ STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
     "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "seed")),
     "given": Stage(1, (), ("model", "weights")),
-    "scores": Stage(1, ("trained",), ("criteria", "criterion", "names.criterion")),
-    "selection": Stage(1, ("scores",), ("ratio", "scope", "rounding", "min_keep")),
+    "scores": Stage(1, ("trained",), ("compared",)),
+    "selection": Stage(1, ("scores",), ("chosen", "ratio", "scope", "rounding", "min_keep")),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "seed")),
 }
 
@@ -90,6 +90,18 @@ def run_name(config: Mapping[str, Any]) -> str:
     return "-".join([*parts, f"seed{config['seed']}", digest(influential(config))[:10]])
 
 
+def chosen(config: Mapping[str, Any]) -> str:
+    """The name of the criterion to prune by, set apart from one of the compared set that is configured otherwise."""
+    name = config["names"]["criterion"]
+    in_set = config["criteria"].get(name, config["criterion"])
+    return name if canonical(in_set) == canonical(config["criterion"]) else f"{name}_chosen"
+
+
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All criteria that are scored: the set, and the one to prune by."""
+    return {**config["criteria"], chosen(config): config["criterion"]}
+
+
 def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """The key of every stage's result.
 
@@ -97,10 +109,10 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
         config: the resolved config.
         data_digest: hash of the images and labels themselves.
     """
-    plain = influential(config)
+    plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
-        sections = {section: _part(plain, section) for section in stage.sections}
+        sections = {section: plain[section] for section in stage.sections}
         before = [keys[earlier] for earlier in stage.after]
         if name == "dataset":
             before.append(data_digest)
@@ -108,9 +120,3 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
         if name == "given" and plain.get("weights"):
             keys["trained"] = keys["given"]
     return keys
-
-
-def _part(config: Mapping[str, Any], path: str) -> Any:
-    for key in path.split("."):
-        config = config[key]
-    return config

@@ -71,7 +71,7 @@ def _read(path: Path) -> Any:
     except SafetensorError as error:
         raise _unreadable(path, error) from error
     except Exception as error:  # torch.load documents no closed list: five kinds were seen on broken files.
-        if blocked := re.search(r"[Uu]nsupported (?:global|operand|class|instruction)[^.]*|GLOBAL (\S+)", str(error)):
+        if blocked := re.search(r"[Uu]nsupported (?:global|operand|class|instruction)[^.\n]*|GLOBAL (\S+)", str(error)):
             raise StoreError(
                 f"weights={path} is a pickle that would run code ({blocked.group(0).strip()}); only tensors are read; save "
                 "its state_dict() alone, or as .safetensors"

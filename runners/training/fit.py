@@ -1,5 +1,6 @@
 """Training, and fine-tuning, which is the same thing started elsewhere."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -19,6 +20,7 @@ from runners.errors import ConfigError, NumericalError
 from runners.training.evaluate import evaluate
 from runners.training.progress import Progress
 
+log = logging.getLogger(__name__)
 Fit = Callable[[nn.Module, Splits], tuple[nn.Module, pd.DataFrame]]
 HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 
@@ -43,12 +45,21 @@ class Recipe:
     flip: bool
 
 
-def check_recipe(recipe: Recipe, label: str, n_images: int) -> None:
-    """Refuses, before anything is trained, a batch size that leaves a last batch of one image (BatchNorm needs two).
+def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
+    """Finds out before anything is trained what the first step, or the last batch, would stumble over.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch
+            of one image (BatchNorm needs two).
     """
+    try:
+        optimizer([torch.zeros(1, requires_grad=True)], lr=recipe.lr, weight_decay=recipe.weight_decay)
+        recipe.schedule(0.0, recipe.epochs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit the classes in their YAML; "
+            "see --cfg job"
+        ) from error
     if recipe.epochs and (n_images % recipe.batch_size or recipe.batch_size) == 1:
         raise ConfigError(
             f"{label}.batch_size={recipe.batch_size} leaves a last batch of one image out of {n_images:,}; BatchNorm "
@@ -80,6 +91,10 @@ def fit(
     steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
     stream = fold(seed, *label.encode())
     rows: list[dict[str, Any]] = []
+    if recipe.epochs:
+        rates = [recipe.lr * recipe.schedule(time, recipe.epochs) for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9)]
+        shown = ", ".join(f"{rate:.3g}" for rate in rates)
+        log.info(f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, learning rate {shown} (start, middle, end)")
     with Progress(label, recipe.epochs, len(train)) as progress:
         for epoch in range(recipe.epochs):
             torch.manual_seed(fold(stream, epoch))

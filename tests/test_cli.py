@@ -1,0 +1,235 @@
+"""Bad input: one line on stderr, the right exit code, nothing written, no torch."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.cifar_resnet import cifar_resnet
+from support import ROOT, Command
+
+TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=1", "finetune.epochs=1")
+
+# overrides, and what the line must say
+COMPOSITION = (
+    (["model=resnt56"], "model=resnt56 is unknown; .*resnet110, .*did you mean model=resnet56"),
+    (["dataset=cifar"], "dataset=cifar is unknown; .*did you mean dataset=cifar10"),
+    (["criterion=l3"], "criterion=l3 is unknown; .*fermat, gm, l1, l2"),
+    (["criteria=norm"], "did you mean criteria=norms"),
+    (["runner=oneshot"], "did you mean runner=one_shot"),
+    (["experiment=nothing"], "experiment=nothing is unknown"),
+    (["hydra/launcher=nothing"], "hydra/launcher=nothing is unknown; hydra/launcher is one of basic"),
+    (["ratoi=0.3"], "ratoi is no option; .*did you mean ratio"),
+    (["recipe.epoch=3"], "recipe.epoch is no option; .*did you mean recipe.epochs"),
+    (["epochs=3"], "epochs is no option; .*recipe.epochs or finetune.epochs"),
+    (["+foo=1"], "foo is no option"),
+    (["hydra.run.dirr=3"], "hydra.run.dirr is no option"),
+    (["foo"], "overrides look like key=value"),
+    (["ratio=["], "overrides look like key=value"),
+    (["--foo"], "unrecognized arguments: --foo"),
+    *(
+        (["ratio=" + bad], r"ratio=.* cannot be used; it is a share .* from 0")
+        for bad in "-0.1 1 1.0 1.5 nan inf abc true".split()
+    ),
+    (["ratio="], "ratio= cannot be used; it is a share"),
+    (["ratio=0,5"], "ratio=0,5 is a list; one value is allowed here; .*--multirun"),
+    (["recipe.epochs=-1"], "recipe.epochs=-1 cannot be used; it is a whole number from 0"),
+    (["finetune.epochs=1.5"], "finetune.epochs=1.5 cannot be used"),
+    (["recipe.batch_size=0"], "recipe.batch_size=0 cannot be used"),
+    (["recipe.batch_size=1"], "BatchNorm needs two"),
+    (["recipe.lr=0"], "recipe.lr=0 cannot be used; it is a number above 0"),
+    (["recipe.lr=nan"], "recipe.lr=nan cannot be used"),
+    (["recipe.weight_decay=-1"], "recipe.weight_decay=-1 cannot be used"),
+    (["recipe.crop_padding=-1"], "recipe.crop_padding=-1 cannot be used"),
+    (["recipe.flip=maybe"], "recipe.flip=maybe cannot be used; it is true or false"),
+    (["seed=-1"], "seed=-1 cannot be used; it is a whole number from 0"),
+    (["seed=9223372036854775808"], "cannot be used; it is a whole number from 0 to 2"),
+    (["seed=0.5"], "seed=0.5 cannot be used"),
+    (["min_keep=0"], "min_keep=0 cannot be used; .*never loses its last filter"),
+    (["scope=lokal"], "scope=lokal cannot be used; it is layer or global"),
+    (["rounding=up"], "rounding=up cannot be used; it is floor_pruned, floor_kept or nearest"),
+    (["device=gpu"], "device=gpu cannot be used; it is auto, cpu, cuda"),
+    (["rerun=1"], "rerun=1 cannot be used; it is true or false"),
+    (["dataset.score_share=0"], "dataset.score_share=0 cannot be used"),
+    (["criterion=../../x"], "criterion='../../x' is no name of an option"),
+    (["criterion=/etc/passwd"], "is no name of an option"),
+    (["+experiment=a\\b"], "is no name of an option"),
+    (["model.depth=${nope:1}"], "model.depth has no value"),
+    (["dataset.num_classes=???"], "num_classes has no value"),
+    (["--multirun", "ratio=0.3,2"], "ratio=2 cannot be used"),
+    (["ratio=0.3,2", "-m"], "ratio=2 cannot be used"),
+    (["--multirun", "model=resnet20,resnt"], "model=resnt is unknown"),
+    (["--multirun", "criterion=l1,../../x"], "is no name of an option"),
+)
+
+# Runs every case in one process that must never import torch, and says how each ended.
+RUNNER = """
+import contextlib, io, json, sys, time
+sys.path.insert(0, sys.argv[1])
+import run
+run.use_own_packages()
+from hydra.core.global_hydra import GlobalHydra
+from pathlib import Path
+from runners import cli
+ended = []
+for overrides in json.loads(sys.stdin.read()):
+    GlobalHydra.instance().clear()
+    sys.argv[1:] = overrides
+    out, err, started = io.StringIO(), io.StringIO(), time.monotonic()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main(Path(run.ROOT))
+        except SystemExit as stop:
+            code = stop.code
+    ended.append([code, out.getvalue(), err.getvalue(), time.monotonic() - started, "torch" in sys.modules])
+print(json.dumps(ended))
+"""
+
+
+def test_composition_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    cases = [[*overrides[:1], f"outputs={outputs}", *overrides[1:]] for overrides, _ in COMPOSITION]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, str(ROOT)],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    for (overrides, expected), (code, out, err, seconds, torch_loaded) in zip(
+        COMPOSITION, json.loads(done.stdout.splitlines()[-1]), strict=True
+    ):
+        assert code == 2, (overrides, err)
+        assert out == "" and err.count("\n") == 1 and err.startswith("error: "), (overrides, out, err)
+        assert re.search(expected, err), (overrides, err)
+        assert err.count(";") >= 2, f"given; allowed; fix: {err}"
+        assert seconds < 3 and not torch_loaded, (overrides, seconds)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_errors_come_before_training(tmp_path: Path, command: Command) -> None:
+    published = "experiment=published_resnet56"
+    whole = tmp_path / "whole.pt"
+    torch.save(cifar_resnet(depth=20, num_classes=10).state_dict(), whole)
+    files = {
+        name: tmp_path / name for name in ("cut.pt", "page.pth", "nan.pt", "evil.pt", "evil_zip.pt", "wrong.txt", "empty.th")
+    }
+    files["cut.pt"].write_bytes(whole.read_bytes()[:10_000])
+    files["page.pth"].write_text("<!DOCTYPE html><html>404</html>")
+    files["empty.th"].touch()
+    files["wrong.txt"].touch()
+    broken = cifar_resnet(depth=20, num_classes=10)
+    torch.nn.init.constant_(broken.conv1.weight, float("nan"))
+    torch.save(broken.state_dict(), files["nan.pt"])
+    canary = tmp_path / "canary"
+    files["evil.pt"].write_bytes(pickle.dumps(_Evil(f"touch {canary}")))
+    torch.save({"state_dict": _Evil(f"touch {canary}")}, files["evil_zip.pt"])
+    a_file = tmp_path / "a_file"
+    a_file.touch()
+    cifar = tmp_path / "cifar"
+    (cifar / "cifar-10-batches-py").mkdir(parents=True)
+    (cifar / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(_Evil(f"touch {canary}")))
+
+    for overrides, code, expected in (
+        (["device=cuda:63"], 2, "device=cuda:63: this machine has"),
+        (["model.depth=57"], 2, "depth=57: a CIFAR ResNet has 6n [+] 2 layers"),
+        (["model.shortcut=foo"], 2, "shortcut='foo': choose one of pad, pad_end, conv"),
+        (["+model.foo=1"], 2, "model cannot be built .*foo"),
+        (["+recipe.foo=1"], 2, "recipe cannot be built .*foo"),
+        (["+criterion.p=1"], 2, "l1 takes no keyword .*p"),
+        (["+optimizer.foo=1"], 2, "the optimizer or recipe.schedule cannot be used .*foo"),
+        (["optimizer.momentum=-1"], 2, "Invalid momentum value"),
+        (["+recipe.schedule.foo=1"], 2, "schedule cannot be used .*foo"),
+        (["finetune.batch_size=63"], 2, "finetune.batch_size=63 leaves a last batch of one image out of 64; .*=64"),
+        (["dataset=digits", "dataset.num_classes=5"], 3, "labels run from 0 to 9"),
+        (["dataset.mean=[0.5]"], 3, "dataset.mean has 1 and dataset.std 3 values"),
+        ([published, f"data_root={tmp_path}"], 3, "has no folder 'cifar-10-batches-py'"),
+        ([published, f"data_root={cifar}"], 3, "do not have the published checksums"),
+        ([f"weights={tmp_path / 'none.pt'}"], 4, "is no file"),
+        ([f"weights={files['wrong.txt']}"], 4, "ends in '.txt'"),
+        ([f"weights={files['cut.pt']}"], 4, "cannot be read .*may be cut short"),
+        ([f"weights={files['empty.th']}"], 4, "cannot be read"),
+        ([f"weights={files['page.pth']}"], 4, "is a web page"),
+        ([f"weights={files['nan.pt']}"], 4, "values in conv1.weight that are not finite"),
+        ([f"weights={files['evil.pt']}"], 4, "is a pickle that would run code"),
+        ([f"weights={files['evil_zip.pt']}"], 4, "is a pickle that would run code"),
+        ([f"weights={whole}", "model=resnet32"], 4, r"another network .*layer1.3.conv1.weight is missing.* and \d+ more"),
+        ([f"store={a_file}"], 6, "store=.* could not be written"),
+        ([f"outputs={a_file}"], 6, "outputs=.* cannot be written"),
+        ([f"outputs={a_file}/below"], 6, "outputs=.* cannot be written"),
+    ):
+        trained = [] if any(override.startswith("experiment") for override in overrides) else list(TINY)
+        ended = command(*trained, *overrides, outputs=_last(overrides, "outputs="))
+        assert ended.code == code, (overrides, ended)
+        assert ended.err.count("\n") == 1 and ended.err.startswith("error: "), (overrides, ended.err)
+        assert re.search(expected, ended.err), (overrides, ended.err)
+        assert "epoch 1/" not in ended.out, "nothing is trained before the error"
+        assert "Traceback" not in ended.out + ended.err
+    assert not canary.exists()
+
+
+def _last(overrides: list[str], prefix: str) -> str | None:
+    found = [override.removeprefix(prefix) for override in overrides if override.startswith(prefix)]
+    return found[-1] if found else None
+
+
+class _Evil:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.line,)
+
+
+def test_a_fault_of_ours_is_one_line_and_a_log(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runners.build.Store", lambda root: 1 / 0)
+    ended = command(*TINY)
+    assert ended.code == 1
+    assert re.fullmatch(r"error: ZeroDivisionError: division by zero; this is a fault of Prunescope; .*error.log\n", ended.err)
+    [folder] = [path.parent for path in tmp_path.rglob("error.log")]
+    assert "Traceback" in (folder / "error.log").read_text()
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize("flags", (["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"], ["-sc", "query=bash"]))
+def test_questions_are_answered_at_once(flags: list[str], tmp_path: Path) -> None:
+    started = time.monotonic()
+    environment = {**os.environ, "COMP_LINE": "python run.py criterion=f", "COMP_POINT": "25"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *flags], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    # About 0.3 s; the limit only has to be below what importing torch takes (4 s).
+    assert time.monotonic() - started < 3
+    assert done.returncode == 0 and "fermat" in done.stdout and done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_package_on_the_path_is_refused_by_name(tmp_path: Path) -> None:
+    foreign = tmp_path / "models"
+    foreign.mkdir()
+    (foreign / "__init__.py").touch()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "--cfg", "job"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr.startswith(f"error: {foreign} has the name of a package of this project") and done.stderr.count("\n") == 1
+    )
+
+
+def test_run_works_from_another_folder_and_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()  # harmless: the script's own folder comes first, and the current one is not on the path
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), "--cfg", "job"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "ratio: 0.5" in done.stdout
