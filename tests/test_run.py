@@ -12,6 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from models.cifar_resnet import cifar_resnet
+from runners.data.fake import fake
+from runners.pruning.channels import trace_channels
+from runners.pruning.remove import mask
+from runners.pruning.select import removed_filters
+from runners.storage.stages import read_table
+from runners.storage.weights import load_weights
+from runners.training.evaluate import evaluate
 from support import ROOT, Command
 
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=2", "finetune.epochs=1", "recipe.batch_size=32")
@@ -61,6 +69,21 @@ def test_one_run_leaves_every_table(command: Command) -> None:
     assert {"code", "versions", "hardware", "seed", "keys", "peak_memory_mb"} <= set(facts)
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     assert "ratio: 0.5" in (folder / "config.yaml").read_text()
+
+
+def test_every_row_measures_its_own_network(command: Command, tmp_path: Path) -> None:
+    ended = command(*TINY, "criterion=l2", "ratio=0.5")
+    loss = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["loss_nats"]
+    assert loss.nunique() == 4, "four stages are four networks"
+    splits = fake(
+        num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+    )
+    network = cifar_resnet(depth=20, num_classes=10)
+    [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
+    load_weights(network, stored)
+    masked = mask(network, trace_channels(network, splits.example), removed_filters(read_table(ended.folder / "selection.csv")))
+    assert evaluate(network, splits.test).loss_nats == pytest.approx(loss["trained"], rel=1e-5)
+    assert evaluate(masked, splits.test).loss_nats == pytest.approx(loss["pruned"], rel=1e-5)
 
 
 def test_what_is_done_is_not_done_again(command: Command) -> None:

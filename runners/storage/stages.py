@@ -55,7 +55,6 @@ class Stages:
             history.to_csv(folder / HISTORY, index=False)
 
         entry = self._entry(stage, write)
-        load_weights(blank, entry / WEIGHTS)
         network = deepcopy(blank)
         load_weights(network, entry / WEIGHTS)
         return network.eval(), read_table(entry / HISTORY)
