@@ -117,7 +117,7 @@ class Parts:
     @cached_property
     def rule(self) -> Rule:
         """How many filters go."""
-        return Rule(**{key: self.values[key] for key in ("ratio", "scope", "rounding", "min_keep")})
+        return Rule(**{key: keys.canonical(self.values[key]) for key in ("ratio", "scope", "rounding", "min_keep")})
 
     @cached_property
     def train(self) -> Fit:

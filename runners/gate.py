@@ -113,9 +113,9 @@ def check_keys(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first such key.
     """
-    top = OmegaConf.load(CONF / "config.yaml")
-    groups = [key for entry in top.pop("defaults") if OmegaConf.is_dict(entry) for key in entry]
-    known = {str(key) for key in top} | {str(group).split("@")[-1] for group in groups}
+    top: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    groups = [group for entry in top["defaults"] if isinstance(entry, dict) for group in entry]
+    known = set(top) - {"defaults"} | {group.split("@")[-1] for group in groups}
     if unknown := sorted(set(config) - known):
         raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
 

@@ -13,7 +13,7 @@ from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.remove import remove
 from runners.pruning.score import score
-from runners.pruning.select import Rule, removed_filters, select
+from runners.pruning.select import Rule, check_prunable, removed_filters, select
 from runners.results import Results
 from runners.storage.stages import Stages
 from runners.training.fit import Fit
@@ -33,6 +33,7 @@ def run(
 ) -> Results:
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
+    check_prunable(channels)
     trained, training = stages.network("trained", model, lambda: train(model, splits))
     scores = stages.table("scores", lambda: score(trained, channels, criteria))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))

@@ -27,7 +27,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), f"outputs={outputs or tmp_path / 'outputs'}", *overrides])
         capfd.readouterr()
         code = cli.main(ROOT)
-        return Ended(code, *capfd.readouterr())
+        captured = capfd.readouterr()
+        return Ended(code, captured.out, captured.err)
 
     return run
 

@@ -62,6 +62,14 @@ def squeeze_excitation(m: Any, x: Tensor) -> Tensor:
     return x * torch.sigmoid(m.up(F.silu(m.down(x.mean((2, 3), keepdim=True)))))
 
 
+def product(parts: Any) -> Tensor:
+    return parts[0] * parts[1]
+
+
+def crossed(parts: Any) -> Tensor:
+    return torch.cat([parts[1], parts[0]], 1)
+
+
 def unite(m: Any, x: Tensor) -> Tensor:
     return m.c(x) + x
 
@@ -180,7 +188,7 @@ SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
         lambda: plain(lambda m, x: m.dw(F.pad(x, (0, 0, 0, 0, 2, 0))), width=8, dw=conv(8, 8, groups=8)),
         {"a": TIED + "dw", "dw": "filters a channel that is always zero", "b": ""},
     ),
-    "chunk": (lambda: plain(lambda m, x: torch.mul(*x.chunk(2, 1)), width=3), {"a": WIDTH, "b": ""}),
+    "chunk": (lambda: plain(lambda m, x: product(x.chunk(2, 1)), width=3), {"a": WIDTH, "b": ""}),
     "slice of channels": (lambda: plain(lambda m, x: x[:, :4], width=4), {"a": WIDTH, "b": ""}),
     "slice of pixels": (lambda: plain(lambda m, x: x[:, :, ::2, 1:]), {"a": "", "b": ""}),
     "pixel shuffle": (lambda: plain(lambda m, x: F.pixel_shuffle(x, 2), width=2, a=conv(3, 8)), {"a": WIDTH, "b": ""}),
@@ -246,7 +254,7 @@ REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
     "batch made of channels": lambda: plain(lambda m, x: x.transpose(0, 1).transpose(0, 1)),
     "channels as pixels": lambda: plain(lambda m, x: x.transpose(1, 2), width=8),
     "all of the channels": lambda: plain(lambda m, x: x[:, :]),
-    "split": lambda: plain(lambda m, x: torch.cat(list(x.split(3, 1))[::-1], 1)),
+    "split": lambda: plain(lambda m, x: crossed(x.split(3, 1))),
     "one channel spread": lambda: plain(lambda m, x: x * m.c(x), c=conv(6, 1)),
     "bilinear form": lambda: plain(lambda m, x: torch.matmul(x, x.transpose(2, 3))),
     "Gram matrix of channels": lambda: plain(lambda m, x: torch.einsum("nchw,ndhw->ncdh", x, x)),
@@ -265,18 +273,14 @@ def _tied_weights() -> dict[str, nn.Module]:
 
 
 LARGER: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet20 pad": (lambda: cifar_resnet(depth=20, num_classes=10, shortcut="pad"), 16),
-    "resnet20 pad_end": (lambda: cifar_resnet(depth=20, num_classes=10, shortcut="pad_end"), 16),
-    "resnet20 conv": (lambda: cifar_resnet(depth=20, num_classes=10, shortcut="conv"), 16),
+    "resnet56 pad": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="pad"), 16),
+    "resnet56 pad_end": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="pad_end"), 16),
+    "resnet56 conv": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="conv"), 16),
     "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10, width_mult=0.5), 32),
     "resnet18": (lambda: tv.resnet18(num_classes=10), 32),
 }
 SLOW: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet56 pad": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="pad"), 16),
-    "resnet56 pad_end": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="pad_end"), 16),
-    "resnet56 conv": (lambda: cifar_resnet(depth=56, num_classes=10, shortcut="conv"), 16),
     "vgg16": (lambda: cifar_vgg_bn(depth=16, num_classes=10), 16),
-    "vgg16 of torchvision": (lambda: tv.vgg11_bn(num_classes=10), 64),
     "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10), 64),
     "mobilenet_v3": (lambda: tv.mobilenet_v3_small(num_classes=10), 64),
     "densenet121": (lambda: tv.densenet121(num_classes=10), 64),
@@ -369,8 +373,9 @@ def test_small_networks_free_what_they_should_and_removed_is_masked(name: str) -
     channels = trace_channels(network, images(8, torch.float32, n=1))
     assert set(channels.convolutions) == set(expected)
     for layer, reason in expected.items():
-        found = channels.obstacle(layer)
-        assert reason in found if reason else found == "", layer
+        # A layer both tied and fixed says the first; the other reason is with its groups.
+        found = [channels.obstacle(layer), *(channels.fixed.get(int(group), "") for group in channels.writes[layer])]
+        assert any(reason in text for text in found) if reason else not any(found), layer
     assert_removed_is_masked(network, 8, (torch.float64, torch.float32))
 
 
@@ -383,9 +388,13 @@ def test_unusual_networks_are_refused_or_exact(name: str) -> None:
     except ConfigError as error:
         assert "\n" not in str(error)
         return
-    for removed in (half_of_ranked(channels), share_of_free_groups(channels)):
-        whole, x = deepcopy(network).double(), images(8)
-        assert difference(output(remove(whole, channels, removed), x), output(mask(whole, channels, removed), x)) < 1e-10
+    whole, x = deepcopy(network).double(), images(8)
+    for group in sorted({int(group) for written in channels.writes.values() for group in written} - set(channels.fixed)):
+        removed = {layer: np.flatnonzero(written == group).tolist() for layer, written in channels.writes.items()}
+        if any(len(filters) == len(channels.writes[layer]) for layer, filters in removed.items()):
+            continue
+        got, expected = output(remove(whole, channels, removed), x), output(mask(whole, channels, removed), x)
+        assert difference(got, expected) < 1e-10
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -466,7 +475,7 @@ def test_removed_is_masked_in_random_networks() -> None:
             output(mask(network, channels, removed), images(8)),
         )
         assert difference(got, expected) < 1e-10, seed
-    assert n_removed > 500  # enough was free for the comparison to mean something
+    assert n_removed > 300  # enough was free for the comparison to mean something
 
 
 def test_masking_that_leaves_the_shift_of_batchnorm_is_another_network() -> None:
@@ -516,7 +525,7 @@ def test_a_removed_network_trains_and_the_original_does_not_notice() -> None:
         update.zero_grad()
         loss.backward()
         update.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     for name, parameter in smaller.named_parameters():
         assert (parameter.grad is None) == (name in frozen), name
         assert parameter.grad is None or parameter.grad.abs().max() > 0, name

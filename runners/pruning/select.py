@@ -33,6 +33,21 @@ class Rule:
     min_keep: int = 1
 
 
+def check_prunable(channels: Channels) -> None:
+    """Refuses a network of which nothing can be removed, before it is trained.
+
+    Raises:
+        ConfigError: no convolution's filters are free; the message says why of the first one.
+    """
+    notes = [(layer, channels.obstacle(layer)) for layer in channels.convolutions]
+    if all(note for _, note in notes):
+        why = f"{notes[0][0]} {notes[0][1]}" if notes else "it has none"
+        raise ConfigError(
+            f"no convolution of this network can lose filters ({why}); at least one must be free to shrink; choose another "
+            "model, or runner=score_only"
+        )
+
+
 def num_removed(n_filters: int, ratio: float, rounding: str) -> int:
     """How many of `n_filters` a ratio means, in exact decimal arithmetic."""
     share = n_filters * Decimal(f"{ratio:.12g}")
@@ -61,21 +76,13 @@ def select(scores: pd.DataFrame, criterion: str, channels: Channels, rule: Rule)
     going = _lowest(pool[~protected], rule, total=len(pool))
     removed = {layer: part.sort_values("rank")["filter"].tolist() for layer, part in going.groupby("layer")}
     asked = wanted.groupby("layer").size().to_dict()
-    rows = []
-    for index, layer in enumerate(channels.convolutions, 1):
-        before, filters = len(channels.writes[layer]), removed.get(layer, [])
-        after = before - len(filters)
-        row = (
-            layer,
-            index,
-            before,
-            after,
-            asked.get(layer, 0) > len(filters),
-            notes[layer],
-            " ".join(map(str, filters)),
-        )
-        rows.append(dict(zip(SELECTION_COLUMNS, row, strict=True)))
-    return pd.DataFrame(rows, columns=SELECTION_COLUMNS)
+    table = pd.DataFrame({"layer": channels.convolutions, "index": range(1, len(channels.convolutions) + 1)})
+    table["before"] = [len(channels.writes[layer]) for layer in table["layer"]]
+    table["after"] = [len(channels.writes[layer]) - len(removed.get(layer, [])) for layer in table["layer"]]
+    table["floor_hit"] = [asked.get(layer, 0) > len(removed.get(layer, [])) for layer in table["layer"]]
+    table["note"] = [notes[layer] for layer in table["layer"]]
+    table["removed"] = [" ".join(map(str, removed.get(layer, []))) for layer in table["layer"]]
+    return table[SELECTION_COLUMNS]
 
 
 def removed_filters(selection: pd.DataFrame) -> Removed:
@@ -103,9 +110,4 @@ def _check(pool: pd.DataFrame, criterion: str, ranked: list[str]) -> None:
         layer = pool.loc[~np.isfinite(pool["score"]), "layer"].iloc[0]
         raise NumericalError(
             f"criterion {criterion!r} gave scores for {layer} that are not finite; ranking needs numbers; pick another"
-        )
-    if not ranked:
-        raise ConfigError(
-            "no convolution of this network is free to lose filters (selection.csv of runner=score_only says nothing "
-            "more); networks with blocks or plain stacks of convolutions have some; pick another model"
         )

@@ -23,7 +23,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """A table as it was written: the same numbers to the last bit, and empty text where text was empty."""
     header = pd.read_csv(path, nrows=0).columns
     text = [column for column in TEXT_COLUMNS if column in header]
-    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), float_precision="round_trip")
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     return table.fillna(dict.fromkeys(text, ""))
 
 

@@ -1,6 +1,7 @@
 """What a person sees of a training: a live line on a terminal, a plain line an epoch otherwise."""
 
 import logging
+import os
 import sys
 import time
 from types import TracebackType
@@ -16,16 +17,21 @@ class Progress:
     def __init__(self, label: str, epochs: int, images_per_epoch: int) -> None:
         self.label, self.epochs, self.images_per_epoch = label, epochs, images_per_epoch
         self.started = time.monotonic()
-        terminal = sys.stderr.isatty()
-        total = epochs * images_per_epoch
-        self.bar = tqdm(total=total, unit="img", unit_scale=True, desc=label, leave=False, disable=not terminal)
+        self.bar = tqdm(
+            total=epochs * images_per_epoch,
+            desc=label,
+            unit="img",
+            unit_scale=True,
+            bar_format="{desc} |{bar:12}| {rate_fmt}, {remaining} left{postfix}",
+            disable=not (epochs and _on_terminal()),
+        )
 
     def __enter__(self) -> "Progress":
         """Begins; nothing is printed yet."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Takes the live line away, whatever happened."""
+        """Ends the live line, whatever happened."""
         self.bar.close()
 
     def batch(self, n_images: int) -> None:
@@ -43,6 +49,11 @@ class Progress:
         else:
             self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
             self.bar.set_postfix_str(values)
+
+
+def _on_terminal() -> bool:
+    """Whether a person watches; a terminal of no width (some recorders) shows no bar."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 def _clock(seconds: float) -> str:

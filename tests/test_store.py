@@ -1,0 +1,624 @@
+"""Keys, the store, the run folder and weights from files: what must not be lost, mixed up or trusted blindly."""
+
+import errno
+import json
+import logging
+import os
+import random
+import zipfile
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from runners.errors import ResourceError, StoreError
+from runners.storage import folder as run_folder
+from runners.storage.files import write_atomic, write_json
+from runners.storage.keys import canonical, chain, digest, file_digest, run_name
+from runners.storage.store import MANIFEST, Store
+from runners.storage.weights import load_weights, save_weights
+
+# Every key of the config, in small; the pinned keys below are of this one.
+CONFIG: dict[str, Any] = {
+    "ratio": 0.5,
+    "scope": "layer",
+    "rounding": "floor_pruned",
+    "min_keep": 1,
+    "seed": 0,
+    "weights": None,
+    "data_root": None,
+    "device": "auto",
+    "outputs": "/somewhere/outputs",
+    "store": "/somewhere/outputs/store",
+    "rerun": False,
+    "debug": False,
+    "names": {"runner": "one_shot", "model": "resnet56", "dataset": "fake", "criterion": "l1"},
+    "model": {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 56, "num_classes": 10},
+    "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9},
+    "recipe": {"epochs": 180, "lr": 0.1, "schedule": {"milestones": [82, 164], "gamma": 0.1}},
+    "finetune": {"epochs": 40, "lr": 0.001},
+    "dataset": {"_target_": "runners.data.fake.fake", "data_root": None, "download_root": "/somewhere", "seed": 0},
+    "criterion": {"_target_": "criteria.norm.l1", "_partial_": True},
+    "criteria": {
+        "l1": {"_target_": "criteria.norm.l1", "_partial_": True},
+        "l2": {"_target_": "criteria.norm.l2", "_partial_": True},
+    },
+    "runner": {"_target_": "runners.one_shot.run"},
+}
+STAGES = ("dataset", "trained", "scores", "selection", "tuned")
+
+
+def changed(**overrides: Any) -> dict[str, Any]:
+    """CONFIG with some keys set; a dot is written as two underscores."""
+    config = deepcopy(CONFIG)
+    for key, value in overrides.items():
+        *path, last = key.split("__")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return config
+
+
+def differing(config: dict[str, Any], data: str = "data") -> set[str]:
+    """The stages whose keys are not those of CONFIG."""
+    ours, theirs = chain(CONFIG, "data"), chain(config, data)
+    return {stage for stage in STAGES if ours[stage] != theirs[stage]}
+
+
+# Names, numbers and everything of them that a config may hold.
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=4), parts, max_size=4),
+    max_leaves=12,
+)
+
+
+def shuffled(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, dict):
+        items = list(value.items())
+        rng.shuffle(items)
+        return {key: shuffled(part, rng) for key, part in items}
+    return [shuffled(part, rng) for part in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=40, database=None, deadline=None, derandomize=True)
+@given(PLAIN, st.integers(0, 1000))
+def test_the_order_of_keys_changes_no_digest_and_canonical_stays_as_it_is(value: Any, seed: int) -> None:
+    other = shuffled(value, random.Random(seed))
+    assert digest(value) == digest(other)
+    assert canonical(canonical(value)) == canonical(value)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, 1.0),
+        (0.1, 1e-1),
+        (100, 1e2),
+        (0.3, 0.1 + 0.2),
+        (0.0, -0.0),
+        ((1, 2), [1, 2]),
+        ({"a": 1, "b": 2}, {"b": 2.0, "a": 1.0}),
+    ],
+)
+def test_one_value_in_two_spellings_is_one_key(a: Any, b: Any) -> None:
+    assert digest(a) == digest(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (True, 1),
+        (False, 0),
+        (None, 0),
+        (None, "null"),
+        ("1", 1),
+        ([1, 2], [2, 1]),
+        ([1, [2]], [[1], 2]),
+        ({"a": {"b": 1}}, {"a": 1, "b": 1}),
+        (0.5, 0.5000001),
+        (1e-30, 2e-30),
+        (10**9, 10**9 + 1),
+    ],
+)
+def test_different_values_are_different_keys(a: Any, b: Any) -> None:
+    assert digest(a) != digest(b)
+
+
+def test_large_seeds_are_told_apart() -> None:
+    # The gate takes seeds up to 2^63 - 1, and whole numbers are exact.
+    assert digest(1234567890123) != digest(1234567890124)
+    assert chain(changed(seed=2**63 - 1), "data")["trained"] != chain(changed(seed=2**63 - 2), "data")["trained"]
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"a", Path("a"), torch.ones(1)])
+def test_what_is_no_plain_value_has_no_digest(value: Any) -> None:
+    with pytest.raises(TypeError):
+        digest({"a": [value]})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_has_no_digest(value: float) -> None:
+    with pytest.raises(ValueError):
+        digest({"a": value})
+
+
+def test_digests_are_those_of_the_first_day() -> None:
+    # SHA-256 of the text {"a":[1,0.1,true,null,"x"],"b":{}}, first 32 digits; sha256sum says the same.
+    assert digest({"b": {}, "a": [1.0, 1e-1, True, None, "x"]}) == "d7ab80dfd81cbaa5b9404aed94a83284"
+
+
+def test_keys_are_those_of_the_first_day() -> None:
+    # Pinned from this code: another key means that every stored result is lost, and is a decision (Stage.version).
+    assert chain(CONFIG, "data") == {
+        "dataset": "3ab333d4bd8bf6d6523e809ef29f123d",
+        "trained": "341e736887aed14e1d5766d0d231b2fb",
+        "given": "d65f441ae33610fbd780339f2619c307",
+        "scores": "accffd959d808460473d877f09779021",
+        "selection": "e2551c0f508d0b72b5f2eca14290740c",
+        "tuned": "1fa30390a33e810fe0b908d8fd5959e1",
+    }
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-44537037f7"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        ({"ratio": 0.3}, {"selection", "tuned"}),
+        ({"scope": "global"}, {"selection", "tuned"}),
+        ({"rounding": "nearest"}, {"selection", "tuned"}),
+        ({"min_keep": 2}, {"selection", "tuned"}),
+        ({"finetune__lr": 0.01}, {"tuned"}),
+        ({"finetune__epochs": 3}, {"tuned"}),
+        ({"recipe__lr": 0.2}, {"trained", "scores", "selection", "tuned"}),
+        ({"recipe__schedule__milestones": [82, 163]}, {"trained", "scores", "selection", "tuned"}),
+        ({"model__depth": 20}, {"trained", "scores", "selection", "tuned"}),
+        ({"optimizer__momentum": 0.8}, {"trained", "scores", "selection", "tuned"}),
+        ({"seed": 1}, {"trained", "scores", "selection", "tuned"}),
+        ({"dataset__seed": 1}, set(STAGES)),
+        ({"criteria__l2___target_": "criteria.norm.gm"}, {"scores", "selection", "tuned"}),
+        # Another criterion of the set to prune by: the scores of the set are the same.
+        ({"criterion": CONFIG["criteria"]["l2"], "names__criterion": "l2"}, {"selection", "tuned"}),
+        # One from outside the set is scored as well.
+        ({"criterion": {"_target_": "criteria.norm.gm"}, "names__criterion": "gm"}, {"scores", "selection", "tuned"}),
+        # Of the same name as one of the set, but configured otherwise.
+        ({"criterion": {"_target_": "criteria.norm.l1", "p": 3}}, {"scores", "selection", "tuned"}),
+        ({"ratio": 0.50}, set()),
+        ({"recipe__lr": 1e-1, "recipe__epochs": 180.0}, set()),
+        ({"device": "cuda:1"}, set()),
+        ({"outputs": "/elsewhere"}, set()),
+        ({"store": "/elsewhere"}, set()),
+        ({"rerun": True}, set()),
+        ({"debug": True}, set()),
+        ({"data_root": "/elsewhere", "dataset__data_root": "/elsewhere"}, set()),
+        ({"dataset__download_root": "/elsewhere"}, set()),
+        ({"runner": {"_target_": "runners.score_only.run"}, "names__runner": "score_only"}, set()),
+    ],
+)
+def test_a_change_renames_what_depends_on_it_and_nothing_else(overrides: dict[str, Any], stages: set[str]) -> None:
+    assert differing(changed(**overrides)) == stages
+
+
+def test_other_images_under_the_same_name_rename_everything() -> None:
+    assert differing(CONFIG, "other data") == set(STAGES)
+
+
+def test_bookkeeping_changes_no_run_name() -> None:
+    same = changed(device="cpu", outputs="/a", store="/b", rerun=True, debug=True, data_root="/c", dataset__data_root="/c")
+    assert run_name(same) == run_name(CONFIG)
+    assert len({run_name(changed(**{key: 7})) for key in ("seed", "ratio", "min_keep", "recipe__lr", "finetune__lr")}) == 5
+
+
+def test_given_weights_count_by_content_and_their_recipe_does_not(tmp_path: Path) -> None:
+    one, copy, other = (tmp_path / name for name in ("a.th", "b.th", "c.th"))
+    one.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    other.write_bytes(b"other weights")
+
+    def keys(path: Path, **overrides: Any) -> dict[str, str]:
+        return chain(changed(weights=str(path), **overrides), "data")
+
+    assert keys(one) == keys(copy) and run_name(changed(weights=str(one))) == run_name(changed(weights=str(copy)))
+    assert keys(one)["trained"] != keys(other)["trained"] != chain(CONFIG, "data")["trained"]
+    for overrides in ({"recipe__lr": 9}, {"seed": 9}, {"optimizer__momentum": 0}):
+        assert keys(one, **overrides)["trained"] == keys(one)["trained"]
+        assert keys(one, **overrides)["scores"] == keys(one)["scores"]
+    assert keys(one, model__depth=20)["trained"] != keys(one)["trained"]
+    assert keys(one, recipe__lr=9)["tuned"] == keys(one)["tuned"] != keys(one, seed=9)["tuned"]
+
+
+KEY = "ab" + "0" * 30
+
+
+def write(content: bytes = b"content" * 100, name: str = "weights.bin") -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def test_what_is_published_is_found_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.find("trained", KEY) is None
+    entry = store.publish("trained", KEY, write())
+    assert entry == tmp_path / "trained" / "ab" / KEY == store.find("trained", KEY)
+    assert (entry / "weights.bin").read_bytes() == b"content" * 100
+    manifest = json.loads((entry / MANIFEST).read_text())
+    assert manifest == {"stage": "trained", "key": KEY, "sha256": {"weights.bin": file_digest(entry / "weights.bin")}}
+    assert store.find("scores", KEY) is None and store.find("trained", "ab" + "1" * 30) is None
+    assert [path.name for path in entry.parent.iterdir()] == [KEY]
+
+
+def test_what_a_killed_process_left_is_ignored(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    left = tmp_path / "trained" / "ab" / f"tmp.{KEY}.123.deadbeef"
+    left.mkdir(parents=True)
+    (left / "weights.bin").write_bytes(b"half")
+    assert store.find("trained", KEY) is None
+    assert store.publish("trained", KEY, write()) == store.find("trained", KEY)
+
+
+def test_a_failing_maker_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "weights.bin").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).publish("trained", KEY, fail)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert Store(tmp_path).find("trained", KEY) is None
+
+
+@pytest.mark.parametrize(("second", "told"), [(b"first", False), (b"second", True)])
+def test_the_first_of_two_results_stands_and_a_difference_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, second: bytes, told: bool
+) -> None:
+    store = Store(tmp_path)
+
+    def slower(folder: Path) -> None:
+        store.publish("trained", KEY, write(b"first"))
+        (folder / "weights.bin").write_bytes(second)
+
+    with caplog.at_level(logging.WARNING):
+        entry = store.publish("trained", KEY, slower)
+    assert (entry / "weights.bin").read_bytes() == b"first" and store.find("trained", KEY) == entry
+    assert [path.name for path in entry.parent.iterdir()] == [KEY]
+    assert [record.message for record in caplog.records] == (
+        [f"made again, trained differs from the stored {KEY[:10]}, which stands"] if told else []
+    )
+
+
+def test_every_flipped_bit_is_found_and_the_entry_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, rng = Store(tmp_path), random.Random(0)
+    torch.manual_seed(0)
+    network = nn.Linear(16, 8)
+    n_silent = 0
+    for _ in range(60):
+        entry = store.publish("trained", KEY, lambda folder: save_weights(network, folder / "weights.safetensors"))
+        path = entry / "weights.safetensors"
+        content = bytearray(path.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            load_file(path)
+            n_silent += 1
+        except SafetensorError:
+            pass
+        with caplog.at_level(logging.WARNING):
+            assert store.find("trained", KEY) is None
+        assert not entry.exists()
+    assert len(list((tmp_path / "trained" / "ab").glob(f"{KEY}.corrupt-*"))) == 60
+    assert len(caplog.records) == 60 and f"stored trained {KEY[:10]} does not match its hashes" in caplog.text
+    # The control: without the hashes most of these files load as if nothing were wrong.
+    assert n_silent > 30
+
+
+def edited(**changes: Any) -> Callable[[Path], None]:
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes)) and None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(bytes(100)),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text("null"),
+        edited(key="ab" + "1" * 30),
+        edited(stage="scores"),
+        edited(sha256={"weights.bin": "0" * 64}),
+        edited(sha256={"other.bin": "0" * 64}),
+        edited(sha256={}),
+        edited(sha256=None),
+    ],
+)
+def test_a_damaged_manifest_sets_the_entry_aside(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    store = Store(tmp_path)
+    entry = store.publish("trained", KEY, write())
+    damage(entry / MANIFEST)
+    assert store.find("trained", KEY) is None and not entry.exists()
+    assert len(list(entry.parent.glob(f"{KEY}.corrupt-*"))) == 1
+    assert store.publish("trained", KEY, write()) == store.find("trained", KEY)
+
+
+def test_a_missing_file_sets_the_entry_aside(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.publish("trained", KEY, write())
+    (entry / "weights.bin").unlink()
+    assert store.find("trained", KEY) is None and not entry.exists()
+
+
+@pytest.mark.parametrize("damaged", ["weights.bin", MANIFEST])
+def test_publishing_over_a_damaged_entry_does_not_hand_out_the_damage(tmp_path: Path, damaged: str) -> None:
+    # rerun=true publishes without asking find first.
+    store = Store(tmp_path)
+    entry = store.publish("trained", KEY, write())
+    (entry / damaged).write_bytes(b"damage")
+    assert (store.publish("trained", KEY, write()) / "weights.bin").read_bytes() == b"content" * 100
+    assert store.find("trained", KEY) is not None
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_full_disk_is_a_resource_error_and_leaves_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = Store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, no_space)
+        with pytest.raises(ResourceError) as caught:
+            store.publish("trained", KEY, write())
+    assert str(tmp_path) in str(caught.value)
+    assert "No space left" in str(caught.value) and "\n" not in str(caught.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and store.find("trained", KEY) is None
+
+
+def test_a_disk_that_fills_while_safetensors_writes_is_a_resource_error(tmp_path: Path) -> None:
+    # What safetensors 0.8 raises on a full disk (seen with RLIMIT_FSIZE): not an OSError.
+    def fill(folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(ResourceError):
+        Store(tmp_path).publish("trained", KEY, fill)
+
+
+def test_write_atomic_keeps_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        with pytest.raises(ResourceError) as caught:
+            write_atomic(path, b"new")
+    assert str(path) in str(caught.value) and "No space left" in str(caught.value)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ResourceError):
+        write_atomic(tmp_path / "missing" / "run.json", b"new")
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_goes_from_running_to_failed_to_done(tmp_path: Path) -> None:
+    assert not run_folder.is_done(tmp_path)
+    run_folder.start(tmp_path, {"ratio": 0.5})
+    status = json.loads((tmp_path / run_folder.STATUS).read_text())
+    assert status["state"] == "running" and status["pid"] == os.getpid()
+    assert (tmp_path / run_folder.CONFIG).read_text() == "ratio: 0.5\n" and not run_folder.is_done(tmp_path)
+    run_folder.fail(tmp_path, "went wrong", 5, "Traceback ...")
+    status = json.loads((tmp_path / run_folder.STATUS).read_text())
+    assert (status["state"], status["error"], status["exit_code"]) == ("failed", "went wrong", 5)
+    assert (tmp_path / run_folder.ERROR_LOG).read_text() == "Traceback ..." and not run_folder.is_done(tmp_path)
+    run_folder.start(tmp_path, {"ratio": 0.5})
+    assert not (tmp_path / run_folder.ERROR_LOG).exists()
+    run_folder.finish(tmp_path, {"seed": 0})
+    assert run_folder.is_done(tmp_path) and json.loads((tmp_path / run_folder.FACTS).read_text()) == {"seed": 0}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"done"', b'{"state": "running"}', b"{}", b"\xff\xfe", bytes(20)]
+)
+def test_a_broken_status_is_not_done(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / run_folder.STATUS).write_bytes(content)
+    assert not run_folder.is_done(tmp_path)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(8, 2))
+
+
+def refused(path: Path) -> str:
+    blank = network(1)
+    before = deepcopy(blank.state_dict())
+    with pytest.raises(StoreError) as caught:
+        load_weights(blank, path)
+    assert all(torch.equal(before[name], value) for name, value in blank.state_dict().items())
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"weights={path} ") and len(message) < 600
+    return message
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in network().state_dict().items()}
+
+
+@pytest.mark.parametrize("suffix", [".th", ".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda: prefixed(""),
+        lambda: prefixed("module."),
+        lambda: prefixed("_orig_mod."),
+        lambda: prefixed("module._orig_mod."),
+        lambda: {"state_dict": prefixed("module."), "best_prec1": 93.39, "epoch": 180},
+        lambda: {"model": prefixed("")},
+        lambda: {name: value for name, value in prefixed("").items() if "num_batches" not in name},
+    ],
+)
+def test_weights_come_back_from_every_usual_form(tmp_path: Path, suffix: str, wrap: Callable[[], Any]) -> None:
+    path, content, blank = tmp_path / f"a{suffix}", wrap(), network(1)
+    if suffix == ".safetensors":
+        if not all(isinstance(value, torch.Tensor) for value in content.values()):
+            pytest.skip("safetensors holds tensors only")
+        from safetensors.torch import save_file
+
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    load_weights(blank, path)
+    assert all(torch.equal(value, blank.state_dict()[name]) for name, value in network().state_dict().items())
+
+
+def test_saved_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
+    saved, blank = network(), network(1)
+    saved.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    save_weights(saved, tmp_path / "a.safetensors")
+    load_weights(blank, tmp_path / "a.safetensors")
+    assert all(torch.equal(value, blank.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".th", ".pt", ".pth", ".safetensors"])
+def test_broken_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path, good = tmp_path / f"a{suffix}", tmp_path / f"good{suffix}"
+    assert "is no file" in refused(path)
+    save_weights(network(), good) if suffix == ".safetensors" else torch.save(network().state_dict(), good)
+    whole = good.read_bytes()
+    rng = random.Random(0)
+    for length in [0, 1, 7, 8, 100, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(20))]:
+        path.write_bytes(whole[:length])
+        assert "cannot be read" in refused(path) or "pickle" in refused(path)
+    for content in (bytes(1000), b"just text\n" * 50, b"PK\x03\x04" + bytes(500)):
+        path.write_bytes(content)
+        refused(path)
+    for content in (b"<!DOCTYPE html><html>not found</html>", b"\n <HTML>"):
+        path.write_bytes(content)
+        assert "is a web page" in refused(path)
+
+
+def test_other_file_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    path.write_bytes(b"a")
+    assert "ends in '.npz'; .th, .pt, .pth, .safetensors are read" in refused(path)
+    assert "is no file" in refused(tmp_path)
+
+
+class Runs:
+    """A pickle that calls `function(*arguments)` when it is read."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function, self.arguments
+
+
+def payloads(canary: Path) -> dict[str, Any]:
+    make = f"__import__('os').mkdir({str(canary)!r})"
+    return {
+        "os.system": Runs(os.system, f"mkdir {canary}"),
+        "posix.mkdir": Runs(os.mkdir, str(canary)),
+        "builtins.eval": Runs(eval, make),
+        "builtins.exec": Runs(exec, make),
+        "inside a state dict": prefixed("") | {"extra": Runs(os.mkdir, str(canary))},
+        "as a wrapper": {"state_dict": prefixed(""), "meta": Runs(eval, make)},
+        "getattr": Runs(getattr, Path, "mkdir"),
+        "a whole module": network(),
+    }
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", list(payloads(Path("canary"))))
+def test_pickles_that_would_run_code_are_refused_unread(tmp_path: Path, name: str, legacy: bool) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "a.pt"
+    torch.save(payloads(canary)[name], path, _use_new_zipfile_serialization=not legacy)
+    assert "is a pickle that would run code" in refused(path)
+    assert not canary.exists()
+    if name not in ("getattr", "a whole module"):
+        torch.load(path, weights_only=False)
+        assert canary.exists()  # the control: the trap does go off when it is read
+
+
+def test_archives_with_code_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"cposix\nmkdir\n(S'canary'\ntR.")
+        archive.writestr("a/constants.pkl", b"")
+        archive.writestr("a/code/a.py", b"import os")
+        archive.writestr("a/version", b"3\n")
+    refused(path)
+    assert not (tmp_path / "canary").exists() and not Path("canary").exists()
+
+
+def test_weights_of_another_network_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    state = prefixed("")
+    torch.save({"0.weight": torch.ones(5, 3, 3, 3), "other": torch.ones(1), "0.bias": state["0.bias"]}, path)
+    message = refused(path)
+    # 1.weight 1.bias 1.running_mean 1.running_var 3.weight 3.bias missing, other unknown, 0.weight of another shape: eight.
+    assert "this Sequential (1.weight is missing, 1.bias is missing, 1.running_mean is missing and 5 more)" in message
+    torch.save(state | {"0.weight": torch.ones(5, 3, 3, 3)}, path)
+    assert "(0.weight is 5x3x3x3 and should be 4x3x3x3)" in refused(path)
+    torch.save(state | {"extra": torch.ones(())}, path)
+    assert "(extra is unknown)" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], None, 3.0, {"state_dict": {}}, {"weight": 1.0}, torch.ones(3), {"epoch": 1, "lr": 0.1}]
+)
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(content, path)
+    assert "holds no mapping from names to tensors" in refused(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_refused_with_their_name(tmp_path: Path, value: float) -> None:
+    state = prefixed("")
+    state["3.weight"][1, 2] = value
+    torch.save(state, tmp_path / "a.pt")
+    assert "has values in 3.weight that are not finite" in refused(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        lambda shape: torch.full(shape, 1e300, dtype=torch.float64),  # infinite in float32
+        lambda shape: torch.ones(shape, dtype=torch.complex64),
+        lambda shape: torch.ones(shape, dtype=torch.bool),
+        lambda shape: torch.ones(shape).to_sparse(),
+        lambda shape: torch.ones(shape, device="meta"),
+    ],
+    ids=["too large", "complex", "bool", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore")  # as the command line does
+def test_values_that_do_not_fit_the_network_are_refused(tmp_path: Path, tensor: Callable[[Any], torch.Tensor]) -> None:
+    torch.save(prefixed("") | {"3.weight": tensor((2, 8))}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt")
+
+
+def test_half_precision_weights_are_taken(tmp_path: Path) -> None:
+    state = {name: value.half() if value.is_floating_point() else value for name, value in prefixed("").items()}
+    torch.save(state, tmp_path / "a.pt")
+    blank = network(1)
+    load_weights(blank, tmp_path / "a.pt")
+    assert torch.equal(blank.get_parameter("3.weight"), state["3.weight"].float())
