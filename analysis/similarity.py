@@ -21,7 +21,7 @@ def spearman(scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Layers in order of `index`, pairs in the order in which the criteria first appear. `rho` is nan, and `note`
-        says why, for constant scores and for fewer than three filters.
+        says why: constant scores, scores that are not finite, fewer than three filters.
 
     Source:
         Spearman 1904; layer-wise as in Huang et al. 2021, section 3.
@@ -42,9 +42,11 @@ def _correlations(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     n_filters, n_criteria = values.shape
     if n_filters < FEWEST_FILTERS:
         return np.full((n_criteria, n_criteria), np.nan), [f"fewer than {FEWEST_FILTERS} filters"] * n_criteria
-    ranks = rankdata(values, axis=0)
+    finite = np.isfinite(values).all(0)
+    ranks = np.where(finite, rankdata(np.where(finite, values, 0), axis=0), 0)
     centred = ranks - ranks.mean(0)
     length = np.sqrt((centred**2).sum(0))
     constant = length == 0
     unit = np.divide(centred, length, out=np.full_like(centred, np.nan), where=~constant)
-    return np.clip(unit.T @ unit, -1, 1), ["constant scores" if flat else "" for flat in constant]
+    notes = np.select([~finite, constant], ["scores that are not finite", "constant scores"], "")
+    return np.clip(unit.T @ unit, -1, 1), notes.tolist()

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, get_type_hints
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+# Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
+CANCELS = 1e-7
 Scores = Float64[Tensor, " out"]
 Criterion = Callable[..., Scores]
 
@@ -26,16 +29,25 @@ class Weights:
 
     @cached_property
     def gram(self) -> Float64[Tensor, "out out"]:
-        """Inner products of the filters about their mean, which keeps the differences of near filters exact."""
+        """Inner products of the filters about their mean: far from the origin, only the differences matter."""
         centred = self.filters - self.filters.mean(0)
         return centred @ centred.T
 
     @cached_property
     def distances(self) -> Float64[Tensor, "out out"]:
-        """Euclidean distances between all filters.  [weight units]"""
+        """Euclidean distances between all filters.  [weight units]
+
+        From the Gram matrix; the few pairs so near that their squares cancel in it are taken from the filters.
+        """
         squares = self.gram.diagonal()
-        squared = squares[:, None] + squares - 2 * self.gram
-        return squared.clamp(min=0).sqrt().fill_diagonal_(0)
+        sums = squares[:, None] + squares
+        squared = (sums - 2 * self.gram).clamp(min=0)
+        near = (squared < CANCELS * sums).fill_diagonal_(False)
+        distances = squared.sqrt().fill_diagonal_(0)
+        if len(rows := near.any(1).nonzero()[:, 0]):
+            block = torch.cdist(self.filters[rows], self.filters[rows], compute_mode="donot_use_mm_for_euclid_dist")
+            distances[near] = torch.zeros_like(distances).index_put((rows[:, None], rows), block)[near]
+        return distances
 
 
 VIEWS: tuple[type, ...] = (Weights,)

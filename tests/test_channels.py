@@ -103,6 +103,7 @@ def test_batchnorms_of_resnet18_read_the_filters_of_their_convolution() -> None:
 def test_batchnorms_of_densenet121_read_concatenations_in_order() -> None:
     channels = trace(tv.densenet121(num_classes=10))
     widths = {"denseblock1": (64, 6), "denseblock2": (128, 12), "denseblock3": (256, 24), "denseblock4": (512, 16)}
+    parts: list[np.ndarray] = []
     for number, (block, (width, layers)) in enumerate(widths.items()):
         first = "features.conv0" if number == 0 else f"features.transition{number}.conv"
         parts = [channels.writes[first]]

@@ -32,8 +32,16 @@ def some_images(n: int = 23, *, channels: int = 3, height: int = 6, width: int =
 
 
 def load_digits(**changes: Any) -> Splits:
-    given = {"num_classes": 10, "channels": 1, "image_size": 16, "test_share": 0.2, "score_share": 0.5, "seed": 0}
-    return digits(**(given | {"mean": (0.3,), "std": (0.35,)} | changes))
+    given: dict[str, Any] = {
+        "num_classes": 10,
+        "channels": 1,
+        "image_size": 16,
+        "test_share": 0.2,
+        "score_share": 0.5,
+        "seed": 0,
+    }
+    given |= {"mean": (0.3,), "std": (0.35,)}
+    return digits(**{**given, **changes})
 
 
 def test_digits_have_the_known_counts_and_every_image_once() -> None:
@@ -215,7 +223,7 @@ def splits_of(images: Images, test: Images | None = None, *, num_classes: int = 
 def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: str) -> None:
     splits_of(some_images())
     with pytest.raises(DataError) as caught:
-        splits_of(**({"images": some_images()} | changes))
+        splits_of(**{"images": some_images(), **changes})
     assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
 
 
@@ -233,8 +241,8 @@ def test_fake_images_have_balanced_labels_and_depend_on_the_seed() -> None:
 
 
 def load_cifar(data_root: Path, **changes: Any) -> Splits:
-    given = {"num_classes": 10, "channels": 3, "score_share": 0.1, "mean": MEAN, "std": STD, "seed": 0}
-    return cifar10(data_root=str(data_root), download_root=str(data_root / "never"), **(given | changes))
+    given: dict[str, Any] = {"num_classes": 10, "channels": 3, "score_share": 0.1, "mean": MEAN, "std": STD, "seed": 0}
+    return cifar10(data_root=str(data_root), download_root=str(data_root / "never"), **{**given, **changes})
 
 
 class Canary:

@@ -74,6 +74,12 @@ def unite(m: Any, x: Tensor) -> Tensor:
     return m.c(x) + x
 
 
+def one_weight_twice() -> Net:
+    network = plain(lambda m, x: m.c2(m.c(x)), c=conv(6, 6), c2=conv(6, 6))
+    network.get_submodule("c2").weight = network.get_parameter("c.weight")
+    return network
+
+
 WIDTH = "which depends on the width"
 NUMBER = "reaches b as a number other than zero"
 TIED = "tied to "
@@ -226,7 +232,9 @@ REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
         lambda m, x: torch.cat([x, torch.full((x.size(0), 2, 8, 8), 4.0, dtype=x.dtype)], 1), width=8
     ),
     "scaled by a parameter": lambda: plain(lambda m, x: x * m.scale, scale=nn.Parameter(torch.tensor(2.0))),
-    "scaled by a parameter of zero": lambda: plain(lambda m, x: m.c(x) * m.scale + x, c=conv(6, 6), scale=nn.Parameter(torch.tensor(0.0))),
+    "scaled by a parameter of zero": lambda: plain(
+        lambda m, x: m.c(x) * m.scale + x, c=conv(6, 6), scale=nn.Parameter(torch.tensor(0.0))
+    ),
     "shifted by a parameter": lambda: plain(lambda m, x: x + m.shift, shift=nn.Parameter(torch.tensor(5.0))),
     "keyword argument of a function": lambda: plain(lambda m, x: torch.mul(x, other=m.c(x)), c=conv(6, 6)),
     "keyword arguments of a sum": lambda: plain(lambda m, x: torch.add(input=x, other=m.c(x)), c=conv(6, 6)),
@@ -237,7 +245,9 @@ REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
     "sum in place": lambda: plain(lambda m, x: (x.add_(1.0), x)[1]),
     "fill in place": lambda: plain(lambda m, x: (x.fill_(2.0), x)[1]),
     "item assigned": lambda: plain(lambda m, x: (x.__setitem__((slice(None), 0), 1.0), x)[1]),
-    "squeeze of everything": lambda: Net(lambda m, x: m.head(m.a(x).mean((2, 3), keepdim=True).squeeze()), a=conv(3, 6), head=nn.Linear(6, 2)),
+    "squeeze of everything": lambda: Net(
+        lambda m, x: m.head(m.a(x).mean((2, 3), keepdim=True).squeeze()), a=conv(3, 6), head=nn.Linear(6, 2)
+    ),
     "pooling with indices": lambda: plain(lambda m, x: m.pool(x)[0], pool=nn.MaxPool2d(2, return_indices=True)),
     "power": lambda: plain(lambda m, x: x**0),
     "clamped from below": lambda: plain(lambda m, x: x.clamp(min=0.5)),
@@ -258,18 +268,14 @@ REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
     "one channel spread": lambda: plain(lambda m, x: x * m.c(x), c=conv(6, 1)),
     "bilinear form": lambda: plain(lambda m, x: torch.matmul(x, x.transpose(2, 3))),
     "Gram matrix of channels": lambda: plain(lambda m, x: torch.einsum("nchw,ndhw->ncdh", x, x)),
-    "one module, two widths of image": lambda: plain(lambda m, x: m.c(x) + F.interpolate(m.c(F.max_pool2d(x, 2)), size=8), c=conv(6, 6)),
+    "one module, two sizes of image": lambda: plain(
+        lambda m, x: m.c(x) + F.interpolate(m.c(F.max_pool2d(x, 2)), size=8), c=conv(6, 6)
+    ),
     "instance norm": lambda: plain(lambda m, x: m.norm(x), norm=nn.InstanceNorm2d(6, affine=True)),
     "reflection": lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, padding_mode="reflect")),
     "convolution as a function": lambda: plain(lambda m, x: F.conv2d(x, m.c.weight), c=nn.Conv2d(6, 6, 1)),
-    "one weight in two convolutions": lambda: plain(lambda m, x: m.c2(m.c(x)), **_tied_weights()),
+    "one weight in two convolutions": lambda: one_weight_twice(),
 }  # fmt: skip
-
-
-def _tied_weights() -> dict[str, nn.Module]:
-    first, second = conv(6, 6), conv(6, 6)
-    second.weight = first.weight
-    return {"c": first, "c2": second}
 
 
 LARGER: Mapping[str, tuple[Callable[[], nn.Module], int]] = {

@@ -20,7 +20,7 @@ from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError, NumericalError
 from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.score import score
-from runners.pruning.select import ROUNDINGS, SELECTION_COLUMNS, Rule, num_removed, removed_filters, select
+from runners.pruning.select import ROUNDINGS, SELECTION_COLUMNS, Rule, check_prunable, num_removed, removed_filters, select
 from runners.storage.stages import read_table
 
 Layers = Mapping[str, Sequence[float]]
@@ -251,9 +251,11 @@ def test_tied_and_fixed_layers_lose_nothing_and_say_why() -> None:
         "last": "network output",
     }
     assert dict(found["removed"]) == {"stem": "", "sum": "", "free": "3 2", "twice": "", "last": ""}
-    with pytest.raises(ConfigError, match="no convolution of this network is free"):
-        stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
-        select(table(layers), "l1", stuck, Rule(ratio=0.5))
+    check_prunable(channels)
+    stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
+    with pytest.raises(ConfigError, match="no convolution of this network can lose filters [(]stem tied to sum[)]"):
+        check_prunable(stuck)
+    assert set(select(table(layers), "l1", stuck, Rule(ratio=0.5))["removed"]) == {""}
 
 
 def test_a_resnet_loses_the_first_convolution_of_each_block() -> None:

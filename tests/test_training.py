@@ -54,8 +54,9 @@ def small(num_classes: int = 4, *, dropout: float = 0.0) -> nn.Sequential:
 
 
 def recipe(**changes: Any) -> Recipe:
-    given = {"epochs": 3, "batch_size": 16, "lr": 0.05, "weight_decay": 1e-3, "crop_padding": 2, "flip": True}
-    return Recipe(**(given | {"schedule": partial(schedule.cosine, warmup_epochs=1)} | changes))
+    given: dict[str, Any] = {"epochs": 3, "batch_size": 16, "lr": 0.05, "weight_decay": 1e-3, "crop_padding": 2, "flip": True}
+    given["schedule"] = partial(schedule.cosine, warmup_epochs=1)
+    return Recipe(**{**given, **changes})
 
 
 def train(network: nn.Module, given: Recipe, *, seed: int = 0, label: str = "train") -> tuple[nn.Module, pd.DataFrame]:
@@ -119,7 +120,7 @@ def slow_fit(network: nn.Module, splits: Splits, given: Recipe, seed: int, label
     rows = []
     for epoch in range(given.epochs):
         torch.manual_seed(fold(stream, epoch))
-        loss_sum, n_correct = 0.0, 0
+        loss_sum, n_correct, rate = 0.0, 0, 0.0
         network.train()
         for step, (x, labels) in enumerate(epochs(stream, epoch)):
             rate = given.lr * given.schedule(epoch + step / n_steps, given.epochs)
@@ -207,9 +208,13 @@ def test_check_recipe_refuses_what_the_first_step_would_stumble_over() -> None:
     check_recipe(recipe(epochs=0, batch_size=7), MOMENTUM, "recipe", 50)
     cases: list[tuple[Recipe, Callable[..., Any], str]] = [
         (recipe(batch_size=7), MOMENTUM, "recipe.batch_size=7 leaves a last batch of one image out of 50; "),
-        (recipe(), partial(SGD, beta=1), "the optimizer or recipe.schedule cannot be used ("),
+        (recipe(), partial(SGD, **{"beta": 1}), "the optimizer or recipe.schedule cannot be used ("),
         (recipe(), partial(SGD, momentum=-1), "the optimizer or recipe.schedule cannot be used ("),
-        (recipe(schedule=partial(schedule.cosine, warm=1)), MOMENTUM, "the optimizer or recipe.schedule cannot be used ("),
+        (
+            recipe(schedule=partial(schedule.cosine, **{"warm": 1})),
+            MOMENTUM,
+            "the optimizer or recipe.schedule cannot be used (",
+        ),
     ]
     for given, optimizer, told in cases:
         with pytest.raises(ConfigError) as caught:
