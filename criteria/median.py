@@ -49,12 +49,13 @@ def geometric_median(layer: Weights) -> Median:
     sums = layer.distances.sum(1)
     nearest = layer.filters[sums <= sums.min() * (1 + _EPS)].unique(dim=0)
     if medians := [filter for filter in nearest if _residual(filters, (filter - mean) / scale) <= TOLERANCE]:
-        point = torch.stack(medians).mean(0)
-        return Median(point, _residual(filters, (point - mean) / scale))
+        centre = torch.stack(medians).mean(0)
+        if (residual := _residual(filters, (centre - mean) / scale)) <= TOLERANCE:
+            return Median(centre, residual)
     point = _weiszfeld(layer.gram / scale**2) @ filters
-    if _residual(filters, point) > TOLERANCE:
-        point = _newton(filters, point)
-    return Median(mean + scale * point, _residual(filters, point))
+    if (residual := _residual(filters, point)) > TOLERANCE:
+        point, residual = _newton(filters, point)
+    return Median(mean + scale * point, residual)
 
 
 def _residual(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> float:
@@ -81,30 +82,31 @@ def _weiszfeld(gram: Float64[Tensor, "out out"]) -> Float64[Tensor, " out"]:
     return share
 
 
-def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> Float64[Tensor, " d"]:
-    """Newton's method in the filters' own subspace; a step is halved until the gradient shrinks."""
-    _, sizes, axes = torch.linalg.svd(filters, full_matrices=False)
+def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> tuple[Float64[Tensor, " d"], float]:
+    """Newton's method in the filters' own subspace, and its residual; a step is halved until the gradient shrinks.
+
+    Coordinates start at the filter nearest to the median, which may lie closer to it than sums of coordinates resolve.
+    """
+    origin = filters[(filters - point).norm(dim=1).argmin()]
+    _, sizes, axes = torch.linalg.svd(filters - origin, full_matrices=False)
     axes = axes[sizes > sizes[0] * _EPS]
-    rows, x = filters @ axes.T, axes @ point
+    rows, x = (filters - origin) @ axes.T, axes @ (point - origin)
 
-    def gradient(x: Float64[Tensor, " r"]) -> tuple[Float64[Tensor, " r"], Float64[Tensor, "r r"]]:
+    def derivatives(x: Float64[Tensor, " r"]) -> tuple[Float64[Tensor, " r"], Float64[Tensor, "r r"]]:
         away = rows - x
-        distances = away.norm(dim=1).clamp(min=_EPS)
-        units = away / distances[:, None]
-        curvature = (1 / distances).sum() * torch.eye(len(x), dtype=x.dtype, device=x.device)
-        return -units.sum(0), curvature - units.T @ (units / distances[:, None])
+        inverse = 1 / away.norm(dim=1).clamp(min=_EPS**2)
+        units = away * inverse[:, None]
+        curvature = inverse.sum() * torch.eye(len(x), dtype=x.dtype, device=x.device)
+        return -units.mean(0), (curvature - units.T @ (units * inverse[:, None])) / len(rows)
 
-    slope, curvature = gradient(x)
+    slope, curvature = derivatives(x)
     for _ in range(NEWTON_STEPS):
-        if slope.norm() <= TOLERANCE * len(rows) / 10:
+        if slope.norm() <= TOLERANCE / 10:
             break
-        step = torch.linalg.lstsq(curvature, -slope[:, None], driver="gelsd" if x.device.type == "cpu" else None)
-        for halving in range(60):
-            trial = x + step.solution[:, 0] / 2**halving
-            slope_there, curvature_there = gradient(trial)
-            if slope_there.norm() < slope.norm():
-                x, slope, curvature = trial, slope_there, curvature_there
-                break
-        else:
+        step = -torch.linalg.pinv(curvature, hermitian=True) @ slope
+        trials = ((trial, *derivatives(trial)) for trial in (x + step / 2**halving for halving in range(60)))
+        better = next((trial for trial in trials if trial[1].norm() < slope.norm()), None)
+        if better is None:
             break
-    return x @ axes
+        x, slope, curvature = better
+    return origin + x @ axes, float(slope.norm())

@@ -394,13 +394,16 @@ def test_a_full_disk_is_a_resource_error_and_leaves_no_entry(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and store.find("trained", KEY) is None
 
 
-def test_a_disk_that_fills_while_safetensors_writes_is_a_resource_error(tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_safetensors_writes_is_a_resource_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What safetensors 0.8 raises on a full disk (seen with RLIMIT_FSIZE): not an OSError.
-    def fill(folder: Path) -> None:
+    def fill(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
+    monkeypatch.setattr("runners.storage.weights.save_file", fill)
     with pytest.raises(ResourceError):
-        Store(tmp_path).publish("trained", KEY, fill)
+        Store(tmp_path).publish("trained", KEY, lambda folder: save_weights(nn.Linear(1, 1), folder / "w.safetensors"))
 
 
 @pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "rename")])

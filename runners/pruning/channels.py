@@ -7,6 +7,7 @@ ids form groups: filters that stay or go together.
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,11 @@ ZERO_BECOMES_NUMBER = frozenset("sigmoid hardsigmoid logsigmoid exp cos softplus
 SUMS = frozenset("add iadd sub isub".split())
 PRODUCTS = frozenset("mul imul".split())
 QUOTIENTS = frozenset("truediv itruediv div".split())
+IN_PLACE = frozenset("iadd isub imul itruediv".split())
+ZEROS = frozenset("zeros newzeros zeroslike".split())
 REDUCTIONS = frozenset("mean sum amax amin".split())
 MOVES = frozenset(
-    "cat concat concatenate flatten pad squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split()
+    "cat concat concatenate flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split()
 )
 MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
 
@@ -75,21 +78,18 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     Raises:
         ConfigError: the network cannot be traced; the message names the reason.
     """
-    was_training = network.training
-    network.eval()
+    network = deepcopy(network).eval()
     try:
         traced = fx.GraphModule(network, _Tracer().trace(network))
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
-    except Exception as error:
+        return _Interpreter(traced).follow(example)
+    except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
             "keep data-dependent Python out of forward, or choose another model"
         ) from error
-    finally:
-        network.train(was_training)
-    return _Interpreter(traced).follow(example)
 
 
 class _Tracer(fx.Tracer):
@@ -110,6 +110,7 @@ class _Interpreter(fx.Interpreter):
         self.writes: dict[str, Ids] = {}
         self.reads: dict[str, Ids] = {}
         self.convolutions: list[str] = []
+        self.owners: dict[int, str] = {}
         self.meta: Any = None
         self.shape: tuple[int, ...] = ()
 
@@ -134,8 +135,9 @@ class _Interpreter(fx.Interpreter):
         self.shape = tuple(getattr(self.meta, "shape", ()))
         if n.op == "placeholder":
             return self._fresh(self.shape, reason="network input")
-        if n.op == "get_attr":
-            return self._fresh(self.shape, reason="a parameter of the network") if self.shape else super().run_node(n)
+        if n.op == "get_attr" and isinstance(value := self.fetch_attr(str(n.target)), Tensor):
+            # One number scales all channels alike, as a constant in the code would.
+            return 1.0 if value.numel() == 1 else self._fresh(self.shape, reason="a parameter of the network")
         if n.op == "output":
             self._fix(*_tensors(n.args, self.env), reason="network output")
             return None
@@ -145,14 +147,15 @@ class _Interpreter(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.module.get_submodule(target)
+        args = (*args, *kwargs.values()) if not args else args
         if isinstance(module, _ConvNd) and not module.transposed:
             return self._convolution(target, module, args[0])
         if isinstance(module, nn.Linear):
-            return self._linear(target, args[0])
+            return self._linear(target, module, args[0])
         if isinstance(module, _BatchNorm):
             return self._batchnorm(target, module, args[0])
         if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-            self._read(target, self._by_channel(args[0]))
+            self._read(target, module, self._by_channel(args[0]))
         return self._operation(type(module).__name__, target, module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,21 +168,42 @@ class _Interpreter(fx.Interpreter):
 
     def _operation(self, kind: str, name: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = _tensors((args, kwargs))
+        in_place = kind.endswith("_") or kind in IN_PLACE or bool(kwargs.get("inplace")) or getattr(run, "inplace", False)
         kind = kind.strip("_").replace("_", "").lower()
+        if kind in ZEROS:
+            return torch.zeros(self.shape, dtype=torch.int64)
         if not tensors:
-            return run(*args, **kwargs)
+            made = run(*args, **kwargs)
+            return self._unknown(self.meta, reason=f"is made by {name}") if isinstance(made, Tensor) else made
+        result = self._result(kind, name, tensors, run, args, kwargs)
+        # Who else holds the tensor, or a view of it, sees the change.
+        return tensors[0].copy_(result) if in_place and isinstance(result, Tensor) else result
+
+    def _result(
+        self,
+        kind: str,
+        name: str,
+        tensors: list[Ids],
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         if kind in ZERO_STAYS_ZERO:
             return self._resized(tensors[0])
         if kind in ZERO_BECOMES_NUMBER:
             return -self._resized(tensors[0]).abs()
         if kind in SUMS:
-            return self._sum(args)
+            return self._sum(*_operands(args, kwargs))
         if kind in PRODUCTS:
-            return self._product(args)
+            return self._product(*_operands(args, kwargs))
         if kind in QUOTIENTS and not isinstance(args[1], Tensor):
-            return args[0]
+            return args[0].clone()
+        if kind == "pad" and _pads_with_own(args, kwargs):
+            return run(tensors[0].double(), *args[1:], **kwargs).long()
         if kind in REDUCTIONS:
-            return self._resized(self._reduced(tensors[0], *args[1:], **kwargs))
+            dtype = {"dtype"} & set(kwargs)
+            options = {key: value for key, value in kwargs.items() if key not in dtype}
+            return self._resized(self._reduced(tensors[0], *args[1:], **options))
         if kind in MOVES or kind == "getitem" and _leaves_channels(args[1]):
             return run(*args, **kwargs)
         if kind in MOVES_BY_WIDTH and not _flattens(kind, args, self.shape):
@@ -193,7 +217,7 @@ class _Interpreter(fx.Interpreter):
     def _convolution(self, name: str, module: _ConvNd, x: Ids) -> Ids:
         inputs = self._by_channel(x)
         self._fix(inputs[inputs < 0], reason=f"reaches {name} as a number other than zero")
-        outputs = self._write(name, module.out_channels)
+        outputs = self._write(name, module, module.out_channels)
         if name not in self.convolutions:
             self.convolutions.append(name)
         if module.groups == module.in_channels and module.groups > 1:
@@ -204,40 +228,38 @@ class _Interpreter(fx.Interpreter):
             self._unite(outputs, sources)
         elif module.groups > 1:
             self._fix(inputs, outputs, reason=f"{name} is a grouped convolution")
-        self._read(name, inputs)
+        self._read(name, module, inputs)
         return self._spread(outputs)
 
-    def _linear(self, name: str, x: Ids) -> Ids:
+    def _linear(self, name: str, module: nn.Linear, x: Ids) -> Ids:
         features = x.flatten(0, -2)
         if not (features == features[0]).all():
             self._fix(x, reason=f"reaches {name} with its channels mixed")
         self._fix(features[0][features[0] < 0], reason=f"reaches {name} as a number other than zero")
-        self._read(name, features[0])
-        return self._write(name, self.shape[-1]).expand(self.shape).clone()
+        self._read(name, module, features[0])
+        return self._write(name, module, self.shape[-1]).expand(self.shape).clone()
 
     def _batchnorm(self, name: str, module: _BatchNorm, x: Ids) -> Ids:
         inputs = self._by_channel(x)
         outputs = inputs.abs() if module.affine else -inputs.abs()
         if (inputs == 0).any():
             outputs[inputs == 0] = self._fresh((int((inputs == 0).sum()),), reason=f"a constant of {name}")
-        self._read(name, inputs)
+        self._read(name, module, inputs)
         return self._spread(outputs)
 
-    def _sum(self, args: tuple[Any, ...]) -> Ids:
-        a, b = args[:2]
+    def _sum(self, a: Any, b: Any) -> Ids:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             tensor, number = (a, b) if isinstance(a, Tensor) else (b, a)
-            return tensor if number == 0 else -tensor.abs()
+            return tensor.clone() if number == 0 else -tensor.abs()
         a, b = torch.broadcast_tensors(a, b)
         self._fix(a[b == 0], b[a == 0], reason="meets the zero channels of a padded shortcut")
         self._unite(a, b)
         ids = torch.where(a == 0, b, a).abs()
         return torch.where((a < 0) | (b < 0), -ids, ids)
 
-    def _product(self, args: tuple[Any, ...]) -> Ids:
-        a, b = args[:2]
+    def _product(self, a: Any, b: Any) -> Ids:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-            return a if isinstance(a, Tensor) else b
+            return (a if isinstance(a, Tensor) else b).clone()
         a, b = torch.broadcast_tensors(a, b)
         self._unite(a, b)
         ids = torch.where(b == 0, 0, a.abs())
@@ -280,13 +302,22 @@ class _Interpreter(fx.Interpreter):
         pairs = pairs.flatten(1)
         self.united.append(pairs[:, pairs.all(0)].unique(dim=1))
 
-    def _write(self, name: str, width: int) -> Ids:
+    def _write(self, name: str, module: nn.Module, width: int) -> Ids:
         if name not in self.writes:
             self.writes[name] = torch.arange(self.n_ids, self.n_ids + width)
             self.n_ids += width
+        self._own(name, module, self.writes[name])
         return self.writes[name]
 
-    def _read(self, name: str, ids: Ids) -> None:
+    def _own(self, name: str, module: nn.Module, ids: Ids) -> None:
+        """Parameters that two modules share cannot shrink in one of them."""
+        owners = [self.owners.setdefault(id(parameter), name) for parameter in module.parameters(recurse=False)]
+        for owner in set(owners) - {name}:
+            theirs = [found[owner] for found in (self.reads, self.writes) if owner in found]
+            self._fix(ids, *theirs, reason=f"{name} shares its parameters with {owner}")
+
+    def _read(self, name: str, module: nn.Module, ids: Ids) -> None:
+        self._own(name, module, ids)
         if name in self.reads:
             self._unite(self.reads[name], ids)
         self.reads.setdefault(name, ids.abs())
@@ -304,7 +335,7 @@ class _Interpreter(fx.Interpreter):
 
     def _resized(self, x: Ids) -> Ids:
         """The same channels in the node's shape."""
-        return x if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
+        return x.clone() if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
 
 
 def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tensor]:
@@ -325,6 +356,18 @@ def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tenso
 
     visit(found)
     return tensors
+
+
+def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The two sides of a sum or product, however they were passed."""
+    first, second, *_ = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
+    return first, second
+
+
+def _pads_with_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether F.pad puts nothing but zeros, or the image's own pixels, around it."""
+    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+    return mode != "constant" or not kwargs.get("value", args[3] if len(args) > 3 else 0)
 
 
 def _leaves_channels(index: Any) -> bool:

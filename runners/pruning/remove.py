@@ -31,7 +31,7 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
             _keep_outputs(smaller.get_submodule(name), torch.from_numpy(np.flatnonzero(keep)))
     for name, read in channels.reads.items():
         keep = _kept(read, groups)
-        if not keep.all():
+        if not keep.all() and getattr(network.get_submodule(name), "groups", 1) == 1:
             _keep_inputs(smaller.get_submodule(name), torch.from_numpy(np.flatnonzero(keep)))
     return smaller
 
@@ -93,7 +93,7 @@ def _keep_outputs(module: nn.Module, keep: Tensor) -> None:
 
 
 def _keep_inputs(module: nn.Module, keep: Tensor) -> None:
-    if isinstance(module, _ConvNd) and module.groups == 1:
+    if isinstance(module, _ConvNd):
         _slice(module, ("weight",), lambda value: value[:, keep.to(value.device)])
         module.in_channels = len(keep)
     elif isinstance(module, nn.Linear):

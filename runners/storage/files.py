@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ResourceError(
             f"{path} could not be written ({error.strerror}); the folder must take files and the disk have room; "
-            "free some space or choose another outputs="
+            "free some space or choose another folder"
         ) from error
 
 

@@ -43,9 +43,9 @@ STAGES: Mapping[str, Stage] = {
 
 def canonical(value: Any) -> Any:
     """One spelling for one value: 1 and 1.0, 0.1 and 1e-1, 0.3 and 0.30000000000000004, any order of keys."""
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    if value is None or isinstance(value, bool | int | str):
         return value
-    if isinstance(value, int | float):
+    if isinstance(value, float):
         rounded = float(f"{value:.12g}")
         return int(rounded) if rounded.is_integer() else rounded
     if isinstance(value, Mapping):

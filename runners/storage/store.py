@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class Store:
         if _is_whole(entry, stage, key):
             return entry
         aside = entry.with_name(f"{key}.corrupt-{uuid.uuid4().hex[:8]}")
-        entry.rename(aside)
+        with suppress(FileNotFoundError):  # another process was first
+            entry.rename(aside)
         log.warning(f"stored {stage} {key[:10]} does not match its hashes; set aside as {aside.name} and made anew")
         return None
 
@@ -53,12 +55,13 @@ class Store:
             for path in temporary.iterdir():
                 _sync_file(path)
             write_json(temporary / MANIFEST, {"stage": stage, "key": key, "sha256": files})
-            try:
-                temporary.rename(entry)
-            except OSError:
-                if not entry.is_dir():
-                    raise
-                _compare(entry, files)
+            if self.find(stage, key) is None:
+                try:
+                    temporary.rename(entry)
+                except OSError:
+                    if not entry.is_dir():
+                        raise
+            _compare(entry, files)
             sync_folder(entry.parent)
         except OSError as error:
             raise ResourceError(
@@ -78,7 +81,8 @@ def _is_whole(entry: Path, stage: str, key: str) -> bool:
         manifest = json.loads((entry / MANIFEST).read_text())
         if (manifest["stage"], manifest["key"]) != (stage, key):
             return False
-        return all(file_digest(entry / name) == digest for name, digest in manifest["sha256"].items())
+        files = {path.name: file_digest(path) for path in entry.iterdir() if path.name != MANIFEST}
+        return files == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 

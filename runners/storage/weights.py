@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runners.errors import StoreError
+from runners.errors import ResourceError, StoreError
 
 SUFFIXES = (".th", ".pt", ".pth", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -19,8 +19,17 @@ MISMATCHES_SHOWN = 3
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """The network's parameters and buffers, as safetensors."""
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    """The network's parameters and buffers, as safetensors.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    try:
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    except SafetensorError as error:
+        raise ResourceError(
+            f"{path} could not be written ({error}); the disk must have room; free some space or choose another folder"
+        ) from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -39,9 +48,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
     wrong = [f"{name} is missing" for name in expected if name not in found and name not in counters]
     wrong += [f"{name} is unknown" for name in found if name not in expected]
     wrong += [
-        f"{name} is {_shape(found[name])} and should be {_shape(value)}"
+        f"{name} is {_difference(found[name], value)}"
         for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
+        if name in found and not _fits(found[name], value)
     ]
     if wrong:
         shown = ", ".join(wrong[:MISMATCHES_SHOWN]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
@@ -50,7 +59,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
             "choose the model= (depth, shortcut, classes) they were trained with"
         )
     for name, value in found.items():
-        if not value.isfinite().all():
+        if not value.to(expected[name].dtype).isfinite().all():
             raise StoreError(f"weights={path} has values in {name} that are not finite; all must be; use another file")
     network.load_state_dict(found, strict=False)
 
@@ -103,5 +112,14 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _shape(value: Tensor) -> str:
-    return "x".join(map(str, value.shape)) or "a number"
+def _fits(found: Tensor, expected: Tensor) -> bool:
+    plain = found.layout == torch.strided and not (found.is_quantized or found.is_meta)
+    return plain and found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+
+
+def _difference(found: Tensor, expected: Tensor) -> str:
+    if found.shape != expected.shape:
+        shapes = ["x".join(map(str, value.shape)) or "one number" for value in (found, expected)]
+        return " and should be ".join(shapes)
+    layout = "without values" if found.is_meta else f"{found.layout} {found.dtype}".replace("torch.", "")
+    return f"{layout} and should be strided {expected.dtype}".replace("torch.", "")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -60,11 +61,16 @@ def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str
             f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit the classes in their YAML; "
             "see --cfg job"
         ) from error
-    if recipe.epochs and (n_images % recipe.batch_size or recipe.batch_size) == 1:
+    if recipe.epochs and _last_batch(n_images, recipe.batch_size) == 1:
+        better = next(size for size in count(recipe.batch_size + 1) if _last_batch(n_images, size) > 1)
         raise ConfigError(
             f"{label}.batch_size={recipe.batch_size} leaves a last batch of one image out of {n_images:,}; BatchNorm "
-            f"needs two; choose {label}.batch_size={recipe.batch_size + 1}"
+            f"needs two; choose {label}.batch_size={better}"
         )
+
+
+def _last_batch(n_images: int, batch_size: int) -> int:
+    return n_images % batch_size or batch_size
 
 
 def fit(
@@ -102,23 +108,19 @@ def fit(
                 recipe.lr * recipe.schedule(epoch + step / steps_per_epoch, recipe.epochs) for step in range(steps_per_epoch)
             )
             loss, top1 = _epoch(network, update, batches_of(stream, epoch), rates, progress)
-            if not math.isfinite(loss):
-                raise NumericalError(
-                    f"the loss became {loss} in epoch {epoch + 1} of {recipe.epochs} of {label!r}; it must stay finite; "
-                    f"lower the learning rate ({recipe.lr})"
-                )
+            _check_finite(network, loss, f"epoch {epoch + 1} of {recipe.epochs} of {label!r}", recipe.lr)
             quality = evaluate(network, splits.test)
-            rows.append(
-                dict(
-                    zip(
-                        HISTORY_COLUMNS,
-                        (epoch + 1, update.param_groups[0]["lr"], loss, top1, quality.top1_pct),
-                        strict=True,
-                    )
-                )
-            )
+            values = (epoch + 1, update.param_groups[0]["lr"], loss, top1, quality.top1_pct)
+            rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
             progress.epoch(epoch + 1, loss_nats=loss, train_top1_pct=top1, test_top1_pct=quality.top1_pct)
     return network.eval(), pd.DataFrame(rows, columns=HISTORY_COLUMNS)
+
+
+def _check_finite(network: nn.Module, loss: float, when: str, lr: float) -> None:
+    if not (math.isfinite(loss) and all(weight.isfinite().all() for weight in network.parameters())):
+        raise NumericalError(
+            f"the loss is {loss}, or a weight is infinite, in {when}; all must stay finite; lower the learning rate ({lr})"
+        )
 
 
 def _epoch(

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from math import ceil
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -18,5 +19,8 @@ def recalibrate(network: nn.Module, images: Images, *, batch_size: int = 500) ->
     recalibrated = deepcopy(network)
     n_batches = ceil(len(images) / batch_size)
     pixels = images.pixels.tensor_split(n_batches)
-    update_bn((images.normalise(batch) for batch in pixels), recalibrated)
+    device = images.labels.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)  # layers such as dropout draw the same every time
+        update_bn((images.normalise(batch) for batch in pixels), recalibrated)
     return recalibrated.eval()
