@@ -21,7 +21,7 @@ test-all: .venv/ready ## the tests, and the slow ones
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean: ## remove .venv (outputs/ stays)
 	rm -rf .venv
