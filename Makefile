@@ -13,10 +13,10 @@ demo: .venv/ready ## set up, then train, score, prune and fine-tune a ResNet-56 
 	$(BIN)/python run.py model=resnet56 criterion=l1 ratio=0.5
 
 test: .venv/ready ## set up, then run the tests (at most three minutes)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-all: .venv/ready ## the tests, and the slow ones
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(BIN)/python -m pytest -q -n auto -m 'not gpu'
 
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .

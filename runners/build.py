@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
@@ -67,7 +68,7 @@ class Parts:
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any]) -> None:
         self.config, self.values = config, values
-        _use_exact_arithmetic()
+        _prepare_torch()
 
     @cached_property
     def device(self) -> torch.device:
@@ -136,12 +137,18 @@ class Parts:
         recipe: Recipe = _instantiate(OmegaConf.create(given), section)
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
         check_recipe(recipe, optimizer, section, len(self.splits.train))
-        return partial(fit, recipe=recipe, optimizer=optimizer, seed=self.values["seed"], label=label)
+        return partial(fit, recipe=recipe, optimizer=optimizer, precision=self.precision, seed=self.values["seed"], label=label)
+
+    @cached_property
+    def precision(self) -> str:
+        """What training computes in."""
+        asked = self.values["precision"]
+        return asked if asked != "auto" else "bf16" if _has_bf16(self.device) else "fp32"
 
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        chain = keys.chain(self.values, _content(self.splits))
+        chain = keys.chain({**self.values, "precision": self.precision}, _content(self.splits))
         return Stages(Store(Path(self.values["store"]).resolve()), chain, rerun=self.values["rerun"])
 
 
@@ -157,8 +164,18 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _use_exact_arithmetic() -> None:
-    """fp32 means fp32: no TF32, and no algorithm picked by timing."""
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 natively (elsewhere it is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _prepare_torch() -> None:
+    """fp32 means fp32: no TF32, and no algorithm picked by timing. Threads as Slurm gave them, if nothing else says."""
+    if "OMP_NUM_THREADS" not in os.environ and (cpus := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        torch.set_num_threads(int(cpus))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runners.errors import INTERRUPTED, SOME_JOBS_FAILED, ConfigError, ResourceError, UserError
 from runners.gate import CONF, check_arguments, resolved
 from runners.storage import folder as run_folder
+from runners.storage.interruption import Preempted, listen, requested
 from runners.storage.keys import run_name
 
 UNEXPECTED = 1
@@ -49,17 +50,22 @@ def main(root: Path) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
     failed = [code for code in codes if code]
+    if Preempted.exit_code in failed:
+        return Preempted.exit_code
     return SOME_JOBS_FAILED if failed and len(codes) > 1 else max(codes, default=0)
 
 
 def run(config: DictConfig, root: Path) -> int:
     """One job: shows a finished run, or makes one; returns the exit code."""
+    if requested():  # in an earlier job of a sweep
+        return Preempted.exit_code
     folder = Path(HydraConfig.get().runtime.output_dir)
     if run_folder.is_done(folder) and not config.rerun:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
         return _show(folder)
     values = resolved(config)
     run_folder.start(folder, values)
+    listen()
     warnings.filterwarnings("ignore")
     try:
         from runners.build import execute

@@ -80,6 +80,7 @@ CHECKS: tuple[Check, ...] = (
         "auto, cpu, cuda or cuda:0, cuda:1, ...",
         "device=cpu",
     ),
+    ("precision", _one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16", "precision=fp32"),
     ("rerun", _one_of(True, False), "true or false", "rerun=true"),
     ("debug", _one_of(True, False), "true or false", "debug=true"),
     (

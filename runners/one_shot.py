@@ -34,13 +34,13 @@ def run(
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
     check_prunable(channels)
-    trained, training = stages.network("trained", model, lambda: train(model, splits))
+    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table("scores", lambda: score(trained, channels, criteria))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
     pruned = remove(trained, channels, removed_filters(selection))
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
-    tuned, tuning = stages.network("tuned", pruned, lambda: finetune(pruned, splits))
+    tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(pruned, splits, unfinished))
     networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
     histories = {"trained": training, "tuned": tuning}
     with stages.timed("measured"):

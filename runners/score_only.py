@@ -19,7 +19,7 @@ from runners.training.fit import Fit
 def run(*, splits: Splits, model: nn.Module, criteria: Mapping[str, Criterion], train: Fit, stages: Stages) -> Results:
     """Train (or take given weights), measure, score by every criterion, correlate."""
     channels = trace_channels(model, splits.example)
-    trained, training = stages.network("trained", model, lambda: train(model, splits))
+    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table("scores", lambda: score(trained, channels, criteria))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})

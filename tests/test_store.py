@@ -33,6 +33,7 @@ CONFIG: dict[str, Any] = {
     "rounding": "floor_pruned",
     "min_keep": 1,
     "seed": 0,
+    "precision": "fp32",
     "weights": None,
     "data_root": None,
     "device": "auto",
@@ -165,13 +166,13 @@ def test_keys_are_those_of_the_first_day() -> None:
     # Pinned from this code: another key means that every stored result is lost, and is a decision (Stage.version).
     assert chain(CONFIG, "data") == {
         "dataset": "3ab333d4bd8bf6d6523e809ef29f123d",
-        "trained": "341e736887aed14e1d5766d0d231b2fb",
+        "trained": "31018244370ce372a798fa8906a037b6",
         "given": "d65f441ae33610fbd780339f2619c307",
-        "scores": "accffd959d808460473d877f09779021",
-        "selection": "e2551c0f508d0b72b5f2eca14290740c",
-        "tuned": "1fa30390a33e810fe0b908d8fd5959e1",
+        "scores": "d0f017817b52dcc5c31dc55e3c6bcde8",
+        "selection": "910bbdccec099d54510f06db6cfb3424",
+        "tuned": "789beeb06b410b64de11d5f078cfb902",
     }
-    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-44537037f7"
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-2b3b897ec3"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,7 @@ from runners.data.fake import fake
 from runners.data.resident import Images, augmented_epochs
 from runners.data.splits import Splits
 from runners.errors import ConfigError, NumericalError
+from runners.storage.resume import Checkpoints
 from runners.training import schedule
 from runners.training.evaluate import evaluate
 from runners.training.fit import HISTORY_COLUMNS, Recipe, check_recipe, fit
@@ -60,7 +63,9 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def train(network: nn.Module, given: Recipe, *, seed: int = 0, label: str = "train") -> tuple[nn.Module, pd.DataFrame]:
-    return fit(network, data(), recipe=given, optimizer=MOMENTUM, seed=seed, label=label)
+    with TemporaryDirectory() as folder:
+        unfinished = Checkpoints(Path(folder))
+        return fit(network, data(), unfinished, recipe=given, optimizer=MOMENTUM, precision="fp32", seed=seed, label=label)
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -122,7 +127,7 @@ def slow_fit(network: nn.Module, splits: Splits, given: Recipe, seed: int, label
         torch.manual_seed(fold(stream, epoch))
         loss_sum, n_correct, rate = 0.0, 0, 0.0
         network.train()
-        for step, (x, labels) in enumerate(epochs(stream, epoch)):
+        for step, (x, labels) in enumerate(epochs(stream, epoch, 0)):
             rate = given.lr * given.schedule(epoch + step / n_steps, given.epochs)
             update.param_groups[0]["lr"] = rate
             update.zero_grad()
@@ -143,7 +148,7 @@ def slow_fit(network: nn.Module, splits: Splits, given: Recipe, seed: int, label
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_fit_equals_a_plain_loop(dropout: float) -> None:
     splits, given = data(), recipe()
-    fitted, history = fit(small(dropout=dropout), splits, recipe=given, optimizer=MOMENTUM, seed=5, label="finetune")
+    fitted, history = train(small(dropout=dropout), given, seed=5, label="finetune")
     expected, rows = slow_fit(small(dropout=dropout), splits, given, 5, "finetune")
     for (name, value), slow in zip(fitted.state_dict().items(), expected.state_dict().values(), strict=True):
         assert torch.allclose(value, slow, rtol=1e-6, atol=1e-6), name
@@ -192,7 +197,7 @@ def test_a_loss_that_is_no_number_ends_training_with_the_epoch_and_the_rate(lr: 
     with pytest.raises(NumericalError) as caught:
         train(small(), recipe(lr=lr, schedule=schedule.constant))
     message = str(caught.value)
-    assert "in epoch 1 of 3 of 'train'" in message and f"lower the learning rate ({lr})" in message
+    assert "in epoch 1, step " in message and f"learning rate {lr:g}; " in message and "lower the learning rate" in message
     assert "\n" not in message
 
 

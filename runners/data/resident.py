@@ -47,8 +47,8 @@ class Images:
 
 def augmented_epochs(
     images: Images, *, batch_size: int, crop_padding: int, flip: bool
-) -> Callable[[int, int], Iterator[Batch]]:
-    """The shuffled, cropped and flipped batches of any epoch, as a function of (seed, epoch).
+) -> Callable[[int, int, int], Iterator[Batch]]:
+    """The shuffled, cropped and flipped batches of any epoch from any step on, as a function of (seed, epoch, step).
 
     Uniform crops out of the zero-padded image and mirror images with probability one half, drawn independently for
     every image and epoch. The padded images and their mirror images are laid down once; a crop is an index into a
@@ -61,13 +61,13 @@ def augmented_epochs(
     windows = copies.unfold(3, height, 1).unfold(4, width, 1).permute(0, 1, 3, 4, 2, 5, 6)
     offsets = 2 * crop_padding + 1
 
-    def epoch_of(seed: int, epoch: int) -> Iterator[Batch]:
+    def draw(seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         key = fold(seed, epoch)
         order = permutation(len(images), key, 0, device=images.pixels.device)
-        for index in order.split(batch_size):
+        for index in order.split(batch_size)[first_step:]:
             dy, dx, mirror = (
-                random_integers(index, below, key, draw) for draw, below in enumerate((offsets, offsets, len(copies)), 1)
+                random_integers(index, below, key, which) for which, below in enumerate((offsets, offsets, len(copies)), 1)
             )
             yield images.normalise(windows[mirror, index, dy, dx]), images.labels[index]
 
-    return epoch_of
+    return draw

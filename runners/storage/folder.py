@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
 CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
 
 
@@ -42,7 +43,8 @@ def finish(folder: Path, facts: dict[str, Any]) -> None:
 def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
     """Notes why a run ended early; the traceback goes to its own file."""
     write_atomic(folder / ERROR_LOG, details.encode())
-    write_json(folder / STATUS, {"state": "failed", "ended": _now(), "error": message, "exit_code": exit_code})
+    state = "stopped" if exit_code in STOPPED else "failed"
+    write_json(folder / STATUS, {"state": state, "ended": _now(), "error": message, "exit_code": exit_code})
 
 
 def write_table(folder: Path, name: str, table: "pd.DataFrame") -> None:

@@ -33,11 +33,11 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
-    "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "seed")),
+    "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
     "given": Stage(1, (), ("model", "weights")),
     "scores": Stage(1, ("trained",), ("compared",)),
     "selection": Stage(1, ("scores",), ("chosen", "ratio", "scope", "rounding", "min_keep")),
-    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "seed")),
+    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
 }
 
 
@@ -106,7 +106,7 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """The key of every stage's result.
 
     Args:
-        config: the resolved config.
+        config: the resolved config, its precision no longer `auto`.
         data_digest: hash of the images and labels themselves.
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}

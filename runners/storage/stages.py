@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from runners.storage.interruption import stop_if_requested
+from runners.storage.resume import Checkpoints
 from runners.storage.store import Store
 from runners.storage.weights import load_weights, save_weights
 
@@ -45,16 +47,18 @@ class Stages:
     reused: list[str] = field(default_factory=list)
 
     def network(
-        self, stage: str, blank: nn.Module, make: Callable[[], tuple[nn.Module, pd.DataFrame]]
+        self, stage: str, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
     ) -> tuple[nn.Module, pd.DataFrame]:
         """The network of a stage and its history; `blank` lends its shape and stays as it is."""
+        checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys[stage])
 
         def write(folder: Path) -> None:
-            network, history = make()
+            network, history = make(checkpoints)
             save_weights(network, folder / WEIGHTS)
             history.to_csv(folder / HISTORY, index=False)
 
         entry = self._entry(stage, write)
+        checkpoints.clear()
         network = deepcopy(blank)
         load_weights(network, entry / WEIGHTS)
         return network.eval(), read_table(entry / HISTORY)
@@ -73,6 +77,7 @@ class Stages:
 
     def _entry(self, stage: str, write: Callable[[Path], None]) -> Path:
         key = self.keys[stage]
+        stop_if_requested(f"before stage {stage!r}")
         with self.timed(stage):
             if not self.rerun and (entry := self.store.find(stage, key)):
                 self.reused.append(stage)

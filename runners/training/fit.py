@@ -3,26 +3,26 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import augmented_epochs
+from runners.data.resident import Batch, augmented_epochs
 from runners.data.splits import Splits
-from runners.errors import ConfigError, NumericalError
+from runners.errors import ConfigError
+from runners.storage.resume import Checkpoints
 from runners.training.evaluate import evaluate
 from runners.training.progress import Progress
+from runners.training.state import Keeper, Training
 
 log = logging.getLogger(__name__)
-Fit = Callable[[nn.Module, Splits], tuple[nn.Module, pd.DataFrame]]
+Fit = Callable[[nn.Module, Splits, Checkpoints], tuple[nn.Module, pd.DataFrame]]
 HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 
 
@@ -76,75 +76,87 @@ def _last_batch(n_images: int, batch_size: int) -> int:
 def fit(
     network: nn.Module,
     splits: Splits,
+    checkpoints: Checkpoints,
     *,
     recipe: Recipe,
     optimizer: Callable[..., Optimizer],
+    precision: str,
     seed: int,
     label: str,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """A trained copy of `network`, its weights those after the last epoch, and one row an epoch (`HISTORY_COLUMNS`).
 
     The test split is measured after every epoch and chooses nothing. The images' order and augmentation depend on
-    `seed`, `label` and the epoch alone; so does the generator that layers such as dropout use.
+    `seed`, `label` and the epoch alone; so does the generator that layers such as dropout use. A training that was
+    killed goes on from its last checkpoint, to the same bits.
+
+    Args:
+        checkpoints: written at the end of every epoch, every `CHECKPOINT_SECONDS`, and when the run is asked to stop.
+        precision: `fp32`, or `bf16` for autocast around fp32 weights.
 
     Raises:
-        NumericalError: the loss of an epoch is not finite.
+        NumericalError: the loss or a weight is not finite; no such state is ever saved.
+        Preempted: a signal asked for the end; the state is saved.
+        ResourceError: the device is out of memory.
     """
-    train = splits.train
-    network = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    update = optimizer(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    batches_of = augmented_epochs(train, batch_size=recipe.batch_size, crop_padding=recipe.crop_padding, flip=recipe.flip)
-    steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+    training = Training.start(network, optimizer, recipe)
+    draw = augmented_epochs(splits.train, batch_size=recipe.batch_size, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    n_steps = math.ceil(len(splits.train) / recipe.batch_size)
     stream = fold(seed, *label.encode())
-    rows: list[dict[str, Any]] = []
     if recipe.epochs:
         rates = [recipe.lr * recipe.schedule(time, recipe.epochs) for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9)]
         shown = ", ".join(f"{rate:.3g}" for rate in rates)
-        log.info(f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, learning rate {shown} (start, middle, end)")
-    with Progress(label, recipe.epochs, len(train)) as progress:
-        for epoch in range(recipe.epochs):
-            torch.manual_seed(fold(stream, epoch))
-            rates = (
-                recipe.lr * recipe.schedule(epoch + step / steps_per_epoch, recipe.epochs) for step in range(steps_per_epoch)
-            )
-            loss, top1 = _epoch(network, update, batches_of(stream, epoch), rates, progress)
-            _check_finite(network, loss, f"epoch {epoch + 1} of {recipe.epochs} of {label!r}", recipe.lr)
-            quality = evaluate(network, splits.test)
-            values = (epoch + 1, update.param_groups[0]["lr"], loss, top1, quality.top1_pct)
-            rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
-            progress.epoch(epoch + 1, loss_nats=loss, train_top1_pct=top1, test_top1_pct=quality.top1_pct)
-    return network.eval(), pd.DataFrame(rows, columns=HISTORY_COLUMNS)
-
-
-def _check_finite(network: nn.Module, loss: float, when: str, lr: float) -> None:
-    if not (math.isfinite(loss) and all(weight.isfinite().all() for weight in network.parameters())):
-        raise NumericalError(
-            f"the loss is {loss}, or a weight is infinite, in {when}; all must stay finite; lower the learning rate ({lr})"
+        log.info(
+            f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, {precision}, learning rate {shown} (start, middle, "
+            "end)"
         )
+    if saved := checkpoints.load():
+        training.restore(saved)
+        log.info(f"{label}: goes on from epoch {training.epoch + 1}, step {training.step} of {n_steps}")
+    keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
+    with Progress(label, recipe.epochs, len(splits.train), done=training.epoch) as progress:
+        while training.epoch < recipe.epochs:
+            if training.step == 0:
+                torch.manual_seed(fold(stream, training.epoch))
+            batches = draw(stream, training.epoch, training.step)
+            rates = (
+                recipe.lr * recipe.schedule(training.epoch + step / n_steps, recipe.epochs)
+                for step in range(training.step, n_steps)
+            )
+            with keeper.explain_out_of_memory():
+                _steps(training, batches, rates, precision, keeper, progress)
+            loss, top1 = (training.totals / len(splits.train)).tolist()
+            keeper.check_finite()
+            quality = evaluate(training.network, splits.test)
+            values = (training.epoch + 1, training.update.param_groups[0]["lr"], loss, 100 * top1, quality.top1_pct)
+            training.end_epoch(dict(zip(HISTORY_COLUMNS, values, strict=True)))
+            progress.epoch(training.epoch, loss_nats=loss, train_top1_pct=100 * top1, test_top1_pct=quality.top1_pct)
+            if training.epoch < recipe.epochs:
+                keeper.save()
+    return training.network.eval(), pd.DataFrame(training.rows, columns=HISTORY_COLUMNS)
 
 
-def _epoch(
-    network: nn.Module,
-    update: Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
+def _steps(
+    training: Training,
+    batches: Iterator[Batch],
     rates: Iterator[float],
+    precision: str,
+    keeper: Keeper,
     progress: Progress,
-) -> tuple[float, float]:
-    """One pass; mean loss in nats and top-1 in percent. Nothing is read back from the device before the end."""
-    network.train()
-    totals: list[Tensor] = []
-    n_images = 0
+) -> None:
+    """The rest of an epoch; on a GPU nothing is read back from the device inside a step."""
+    network, update = training.network.train(), training.update
     for (x, labels), rate in zip(batches, rates, strict=True):
         for group in update.param_groups:
             group["lr"] = rate
-        logits = network(x)
-        loss = F.cross_entropy(logits, labels)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(x)
+            loss = F.cross_entropy(logits, labels)
         update.zero_grad(set_to_none=True)
         loss.backward()
         update.step()
         with torch.no_grad():
-            totals.append(torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()]))
-        n_images += len(labels)
+            training.totals += torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
+        training.step += 1
+        keeper.after_step()
         progress.batch(len(labels))
-    total_loss, total_correct = torch.stack(totals).sum(0).tolist()
-    return total_loss / n_images, 100 * total_correct / n_images

@@ -14,11 +14,12 @@ log = logging.getLogger(__name__)
 class Progress:
     """Epochs, loss, accuracy, images/s and time left of one training, on stderr."""
 
-    def __init__(self, label: str, epochs: int, images_per_epoch: int) -> None:
+    def __init__(self, label: str, epochs: int, images_per_epoch: int, *, done: int = 0) -> None:
         self.label, self.epochs, self.images_per_epoch = label, epochs, images_per_epoch
-        self.started = time.monotonic()
+        self.started, self.done = time.monotonic(), done
         self.bar = tqdm(
             total=epochs * images_per_epoch,
+            initial=done * images_per_epoch,
             desc=label,
             unit="img",
             unit_scale=True,
@@ -41,10 +42,10 @@ class Progress:
     def epoch(self, epoch: int, *, loss_nats: float, train_top1_pct: float, test_top1_pct: float) -> None:
         """Epoch `epoch` (from 1) has ended with these values."""
         seconds = time.monotonic() - self.started
-        left = seconds / epoch * (self.epochs - epoch)
+        left = seconds / (epoch - self.done) * (self.epochs - epoch)
         values = f"loss {loss_nats:.4f}, train {train_top1_pct:.2f} %, test {test_top1_pct:.2f} %"
         if self.bar.disable:
-            rate = epoch * self.images_per_epoch / seconds
+            rate = (epoch - self.done) * self.images_per_epoch / seconds
             log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
         else:
             self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")

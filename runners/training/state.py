@@ -1,0 +1,157 @@
+"""A training between two steps: what it consists of, and when and how it is kept."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from runners.errors import NumericalError, ResourceError
+from runners.storage.interruption import Preempted, requested
+from runners.storage.resume import Checkpoints
+
+log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 300.0
+# On a GPU, asking whether the loss is finite waits for the device.
+STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 50}
+
+
+class HasRates(Protocol):
+    """What a training needs of its recipe to start."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay."""
+        ...
+
+
+@dataclass
+class Training:
+    """Everything that the next step depends on.
+
+    Args:
+        epoch: epochs that are finished.
+        step: steps of the current epoch that are finished.
+        totals: summed loss in nats, and right answers, of this epoch's images so far.
+        rows: one a finished epoch.
+    """
+
+    network: nn.Module
+    update: Optimizer
+    totals: Tensor
+    epoch: int = 0
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def start(network: nn.Module, optimizer: Callable[..., Optimizer], recipe: HasRates) -> "Training":
+        """A copy of `network` before its first step."""
+        copy = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        update = optimizer(copy.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return Training(copy, update, torch.zeros(2, dtype=torch.float64, device=next(copy.parameters()).device))
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Moves on to the next epoch."""
+        self.rows.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.totals = torch.zeros_like(self.totals)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "totals": self.totals,
+            "rows": self.rows,
+            "network": self.network.state_dict(),
+            "update": self.update.state_dict(),
+            "generators": {"cpu": torch.get_rng_state(), **_cuda_generator(self.totals.device)},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a state, the generators included."""
+        self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
+        self.totals = state["totals"].to(self.totals.device)
+        self.network.load_state_dict(state["network"])
+        self.update.load_state_dict(state["update"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if self.totals.is_cuda and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.totals.device)
+
+
+@dataclass
+class Keeper:
+    """Saves a training when it is time, refuses to save nonsense, and ends it when a signal came."""
+
+    training: Training
+    checkpoints: Checkpoints
+    label: str
+    saved_at: float = field(default_factory=time.monotonic)
+    last: str = "none"
+
+    def after_step(self) -> None:
+        """Looks at the clock, at the signals, and now and then at the loss."""
+        if self.training.step % STEPS_BETWEEN_CHECKS[self.training.totals.device.type] == 0:
+            self._check(self.training.totals)
+        if signal := requested():
+            self.save()
+            raise Preempted(f"{signal} came in {self._where()}; the state is saved; give the same command to go on")
+        if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of a finite state."""
+        self.check_finite()
+        path = self.checkpoints.save(self.training.state())
+        self.last = f"epoch {self.training.epoch + 1}, step {self.training.step}: {path}"
+        self.saved_at = time.monotonic()
+
+    def check_finite(self) -> None:
+        """Looks at the loss and at every weight.
+
+        Raises:
+            NumericalError: one of them is not finite.
+        """
+        self._check(self.training.totals, *self.training.network.parameters())
+
+    def _check(self, *tensors: Tensor) -> None:
+        if all(bool(tensor.isfinite().all()) for tensor in tensors):
+            return
+        loss, rate = float(self.training.totals[0]), self.training.update.param_groups[0]["lr"]
+        what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        raise NumericalError(
+            f"{what} in {self._where()}, learning rate {rate:g}; all numbers must stay finite (last good checkpoint: "
+            f"{self.last}); lower the learning rate"
+        )
+
+    @contextmanager
+    def explain_out_of_memory(self) -> Iterator[None]:
+        """Turns the device's out-of-memory error into one line; the batch is never made smaller in silence."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            device = self.training.totals.device
+            peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else math.nan
+            raise ResourceError(
+                f"out of memory on {device} in {self._where()}, after a peak of {peak:.1f} GB; the whole batch must fit; "
+                "make recipe.batch_size or finetune.batch_size smaller, which changes the result"
+            ) from error
+
+    def _where(self) -> str:
+        return f"epoch {self.training.epoch + 1}, step {self.training.step} of {self.label}"
+
+
+def _cuda_generator(device: torch.device) -> dict[str, Tensor]:
+    return {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}

@@ -1,0 +1,234 @@
+"""A training that is killed goes on to the same bits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from runners.data.fake import fake
+from runners.data.splits import Splits
+from runners.errors import NumericalError, ResourceError
+from runners.storage import interruption
+from runners.storage.interruption import Preempted
+from runners.storage.resume import Checkpoints
+from runners.training import schedule, state
+from runners.training.fit import Recipe, fit
+from support import ROOT, Command
+
+ZYGOTE = ROOT / "tests" / "zygote.py"
+RECIPE = Recipe(3, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL where the process must live on."""
+
+
+def data() -> Splits:
+    return fake(
+        num_images=30, channels=2, image_size=6, num_classes=3, score_share=0.5, mean=(0.5,) * 2, std=(0.2,) * 2, seed=0
+    )
+
+
+def blank() -> nn.Module:
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.4), nn.Flatten(), nn.Linear(96, 3))
+    return nn.Sequential(*layers)
+
+
+def train(folder: Path, recipe: Recipe = RECIPE) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    optimizer = partial(SGD, momentum=0.9)
+    network, history = fit(
+        blank(), data(), Checkpoints(folder), recipe=recipe, optimizer=optimizer, precision="fp32", seed=3, label="train"
+    )
+    return network.state_dict(), history
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Trains with a checkpoint after every step, until `step` steps are done."""
+    done = 0
+    original = state.Keeper.after_step
+
+    def after_step(self: state.Keeper) -> None:
+        nonlocal done
+        original(self)
+        done += 1
+        if done == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(state.Keeper, "after_step", after_step)
+        with pytest.raises(Killed):
+            train(folder)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 8, 11, 12])  # four steps an epoch, the last of six images
+def test_a_training_goes_on_to_the_same_bits_from_any_step(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, history = train(tmp_path / "whole")
+    kill_at(step, monkeypatch, tmp_path / "killed")
+    assert Checkpoints(tmp_path / "killed").load() is not None
+    resumed, rows = train(tmp_path / "killed")
+    assert same(whole, resumed)
+    pd.testing.assert_frame_equal(history, rows, check_exact=True)
+
+
+@pytest.mark.parametrize("forgotten", ["generators", "update", "totals"])
+def test_without_any_part_of_the_state_it_would_not(forgotten: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, history = train(tmp_path / "whole")
+    kill_at(6, monkeypatch, tmp_path / "killed")
+    fresh: dict[str, object] = {}
+    original = state.Training.restore
+
+    def restore(self: state.Training, saved: dict[str, object]) -> None:
+        fresh.update(self.state())
+        original(self, {**saved, forgotten: fresh[forgotten]})
+
+    monkeypatch.setattr(state.Training, "restore", restore)
+    resumed, rows = train(tmp_path / "killed")
+    assert not (same(whole, resumed) and history.equals(rows))
+
+
+def test_two_generations_of_which_one_may_be_broken(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "unfinished")
+    assert checkpoints.load() is None
+    paths = [checkpoints.save({"step": step, "weights": torch.full((50,), float(step))}) for step in (1, 2, 3)]
+    assert paths[0] == paths[2] != paths[1]
+    found = checkpoints.load()
+    assert found is not None and found["step"] == 3 and found["weights"][0] == 3
+    generator = random.Random(0)
+    whole = paths[2].read_bytes()
+    for _ in range(30):  # one flipped bit anywhere, or a cut
+        broken = bytearray(whole)
+        broken[generator.randrange(len(broken))] ^= 1 << generator.randrange(8)
+        paths[2].write_bytes(broken if generator.random() < 0.7 else whole[: generator.randrange(len(whole))])
+        found = checkpoints.load()
+        assert found is not None and found["step"] == 2, "falls back to the generation before"
+    for manifest in tmp_path.rglob("*.json"):
+        manifest.write_text("{}")
+    assert checkpoints.load() is None
+    checkpoints.clear()
+    assert not (tmp_path / "unfinished").exists()
+    checkpoints.clear()
+
+
+def test_a_full_disk_leaves_the_older_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save({"step": step})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ResourceError, match="No space left"):
+            checkpoints.save({"step": 3})
+    found = checkpoints.load()
+    assert found is not None and found["step"] == 2
+
+
+def test_a_state_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
+    recipe = Recipe(5, 8, 1e6, 0.0, lambda time, epochs: 1e-6 if time < 2 else 1e30, 0, False)
+    expected = r"epoch 3, step \d of 'train'.*learning rate 1e[+]36.*last good .*epoch 3, step 0"
+    with pytest.raises(NumericalError, match=expected):
+        train(tmp_path, recipe)
+    found = Checkpoints(tmp_path).load()
+    assert found is not None and found["epoch"] == 2
+    assert all(value.isfinite().all() for value in found["network"].values())
+
+
+def test_out_of_memory_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Flatten, "forward", forward)
+    with pytest.raises(ResourceError, match="out of memory on cpu in epoch 1, step 0 of 'train' .3 epochs, batch 8."):
+        train(tmp_path)
+
+
+def test_a_signal_ends_training_after_the_step(tmp_path: Path) -> None:
+    previous = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    try:
+        interruption.listen()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Preempted, match="SIGUSR1 came in epoch 1, step 1 of 'train'.*the same command"):
+            train(tmp_path / "stopped")
+        interruption.listen()
+        resumed, _ = train(tmp_path / "stopped")
+        assert same(train(tmp_path / "whole")[0], resumed)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+TINY = ("dataset=fake", "model=resnet20", "recipe.batch_size=32", "finetune.epochs=1")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR2", marks=pytest.mark.slow)])
+def test_a_signal_exits_with_75_and_the_same_command_goes_on(name: str, tmp_path: Path, command: Command) -> None:
+    arguments = [*TINY, "recipe.epochs=60", f"outputs={tmp_path / 'outputs'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("train: epoch 3/"):
+            break
+    process.send_signal(signal.Signals[name])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert err.startswith(f"error: {name} came in epoch ") and err.count("\n") == 1
+    [status] = (tmp_path / "outputs").glob("fake-*/status.json")
+    assert json.loads(status.read_text())["state"] == "stopped"
+    resumed = command(*TINY, "recipe.epochs=60")
+    assert "train: goes on from epoch" in resumed.out and resumed.code == 0
+    assert not list((tmp_path / "outputs" / "store" / "unfinished").iterdir())
+    whole = command(*TINY, "recipe.epochs=60", outputs=str(tmp_path / "whole"))
+    for name_of in ("accuracy", "history", "scores"):
+        ours, theirs = (
+            pd.read_csv(run.folder / f"{name_of}.csv").drop(columns="latency_ms", errors="ignore") for run in (resumed, whole)
+        )
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def killed_everywhere(folder: Path, *options: str) -> dict[str, list[int]]:
+    done = subprocess.run([sys.executable, str(ZYGOTE), str(folder), *options], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["failed"] == [] and found["points"] > 3
+    return found
+
+
+def test_a_run_killed_at_a_durable_write_ends_with_the_same_tables(tmp_path: Path) -> None:
+    assert killed_everywhere(tmp_path, "first=7", "every=25")["different"] == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_durable_write_ends_with_the_same_tables(tmp_path: Path) -> None:
+    assert killed_everywhere(tmp_path, "every=1")["different"] == []
+
+
+@pytest.mark.slow
+def test_also_with_a_checkpoint_at_every_step_and_not_without_the_generators(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "forgetful").mkdir()
+    assert killed_everywhere(tmp_path / "whole", "save_every_step=1", "every=9")["different"] == []
+    assert killed_everywhere(tmp_path / "forgetful", "save_every_step=1", "every=25", "forget=generators")["different"]
