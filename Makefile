@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check clean
+.PHONY: help demo test test-all bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ test: .venv/ready ## set up, then run the tests (at most three minutes)
 
 test-all: .venv/ready ## the tests, and the slow ones
 	$(BIN)/python -m pytest -q -n auto -m 'not gpu'
+
+bench: .venv/ready ## time the training engine against plain loops, side by side
+	$(BIN)/python benchmarks/engine.py
 
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .

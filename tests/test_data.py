@@ -183,15 +183,15 @@ def test_no_padding_and_no_flip_give_the_images_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_windows_are_a_view_of_the_padded_images(flip: bool) -> None:
+def test_crops_are_taken_from_a_view_of_the_padded_images(flip: bool) -> None:
     images = some_images(10, height=8, width=8)
     epochs = augmented_epochs(images, batch_size=5, crop_padding=4, flip=flip)
     held = inspect.getclosurevars(epochs).nonlocals
-    windows, copies = held["windows"], held["copies"]
-    assert windows.shape == (1 + flip, 10, 9, 9, 3, 8, 8)
-    assert windows.data_ptr() == copies.data_ptr()
+    runs, copies = held["runs"], held["copies"]
+    assert runs.shape == ((1 + flip) * 10 * 3 * 16 * 16 - 23, 24), "every start of a row of 8 pixels of 3 bytes"
+    assert runs.data_ptr() == copies.data_ptr()
     # Padded to 16x16, once or twice; a copy of all windows would be 81 times the images.
-    assert windows.untyped_storage().nbytes() == (1 + flip) * 10 * 3 * 16 * 16
+    assert runs.untyped_storage().nbytes() == (1 + flip) * 10 * 3 * 16 * 16
 
 
 def test_batches_are_the_images_in_order() -> None:

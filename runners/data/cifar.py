@@ -54,4 +54,4 @@ def _read(root: Path, *, train: bool, download: bool) -> tuple[torch.Tensor, tor
             f"CIFAR-10 could not be downloaded to {root} ({error}); a network or the files are needed; download them "
             "elsewhere and pass data_root=FOLDER"
         ) from error
-    return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets)
+    return torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets)

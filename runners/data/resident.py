@@ -36,8 +36,10 @@ class Images:
 
     def normalise(self, pixels: UInt8[Tensor, "images channels h w"]) -> Float[Tensor, "images channels h w"]:
         """What the network sees: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
-        mean, std = (pixels.new_tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
-        return pixels.float().div(255).sub(mean).div(std).contiguous(memory_format=torch.channels_last)
+        nhwc = pixels.permute(0, 2, 3, 1).contiguous()
+        # Tiled along a row of pixels, so that each operation runs over long rows and not over three channels.
+        mean, std = (pixels.new_tensor(values, dtype=torch.float32).repeat(nhwc.shape[2]) for values in (self.mean, self.std))
+        return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images once, in their own order; the last batch may be smaller."""
@@ -51,23 +53,27 @@ def augmented_epochs(
     """The shuffled, cropped and flipped batches of any epoch from any step on, as a function of (seed, epoch, step).
 
     Uniform crops out of the zero-padded image and mirror images with probability one half, drawn independently for
-    every image and epoch. The padded images and their mirror images are laid down once; a crop is an index into a
-    view of all windows. Every image comes once an epoch; the last batch may be smaller.
+    every image and epoch. The padded images and their mirror images are laid down once, row after row; a crop is the
+    rows that begin where it begins. Every image comes once an epoch; the last batch may be smaller.
     """
-    padded = F.pad(images.pixels, (crop_padding,) * 4)
-    copies = torch.stack([padded, padded.flip(-1)]) if flip else padded[None]
-    height, width = images.pixels.shape[-2:]
-    # (flips images dy dx channels h w), a view: unfolding copies nothing.
-    windows = copies.unfold(3, height, 1).unfold(4, width, 1).permute(0, 1, 3, 4, 2, 5, 6)
-    offsets = 2 * crop_padding + 1
+    n_images, channels, height, width = images.pixels.shape
+    padded = F.pad(images.pixels, (crop_padding,) * 4).permute(0, 2, 3, 1)
+    copies = torch.stack([padded, padded.flip(2)] if flip else [padded]).flatten()
+    # All runs of one crop's row of bytes, from any byte on: a view.
+    runs = copies.as_strided((copies.numel() - width * channels + 1, width * channels), (1, 1))
+    pitch, offsets = (width + 2 * crop_padding) * channels, 2 * crop_padding + 1
+    rows = torch.arange(height, device=copies.device) * pitch
 
-    def draw(seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def draw(seed: int, epoch: int, first_step: int) -> Iterator[Batch]:
         key = fold(seed, epoch)
-        order = permutation(len(images), key, 0, device=images.pixels.device)
+        order = permutation(n_images, key, 0, device=copies.device)
         for index in order.split(batch_size)[first_step:]:
             dy, dx, mirror = (
-                random_integers(index, below, key, which) for which, below in enumerate((offsets, offsets, len(copies)), 1)
+                random_integers(index, below, key, which) for which, below in enumerate((offsets, offsets, 1 + flip), 1)
             )
-            yield images.normalise(windows[mirror, index, dy, dx]), images.labels[index]
+            image = (mirror * n_images + index) * (height + 2 * crop_padding) + dy
+            first = image * pitch + dx * channels
+            crops = runs.index_select(0, (first[:, None] + rows).flatten()).view(-1, height, width, channels)
+            yield images.normalise(crops.permute(0, 3, 1, 2)), images.labels[index]
 
     return draw

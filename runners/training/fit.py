@@ -2,24 +2,24 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import Batch, augmented_epochs
+from runners.data.resident import augmented_epochs
 from runners.data.splits import Splits
 from runners.errors import ConfigError
 from runners.storage.resume import Checkpoints
 from runners.training.evaluate import evaluate
 from runners.training.progress import Progress
 from runners.training.state import Keeper, Training
+from runners.training.step import train_step
 
 log = logging.getLogger(__name__)
 Fit = Callable[[nn.Module, Splits, Checkpoints], tuple[nn.Module, pd.DataFrame]]
@@ -118,13 +118,14 @@ def fit(
         while training.epoch < recipe.epochs:
             if training.step == 0:
                 torch.manual_seed(fold(stream, training.epoch))
-            batches = draw(stream, training.epoch, training.step)
-            rates = (
-                recipe.lr * recipe.schedule(training.epoch + step / n_steps, recipe.epochs)
-                for step in range(training.step, n_steps)
-            )
+            training.network.train()
             with keeper.explain_out_of_memory():
-                _steps(training, batches, rates, precision, keeper, progress)
+                for x, labels in draw(stream, training.epoch, training.step):
+                    rate = recipe.lr * recipe.schedule(training.epoch + training.step / n_steps, recipe.epochs)
+                    training.totals += train_step(training.network, training.update, x, labels, lr=rate, precision=precision)
+                    training.step += 1
+                    keeper.after_step()
+                    progress.batch(len(labels))
             loss, top1 = (training.totals / len(splits.train)).tolist()
             keeper.check_finite()
             quality = evaluate(training.network, splits.test)
@@ -134,29 +135,3 @@ def fit(
             if training.epoch < recipe.epochs:
                 keeper.save()
     return training.network.eval(), pd.DataFrame(training.rows, columns=HISTORY_COLUMNS)
-
-
-def _steps(
-    training: Training,
-    batches: Iterator[Batch],
-    rates: Iterator[float],
-    precision: str,
-    keeper: Keeper,
-    progress: Progress,
-) -> None:
-    """The rest of an epoch; on a GPU nothing is read back from the device inside a step."""
-    network, update = training.network.train(), training.update
-    for (x, labels), rate in zip(batches, rates, strict=True):
-        for group in update.param_groups:
-            group["lr"] = rate
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(x)
-            loss = F.cross_entropy(logits, labels)
-        update.zero_grad(set_to_none=True)
-        loss.backward()
-        update.step()
-        with torch.no_grad():
-            training.totals += torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
-        training.step += 1
-        keeper.after_step()
-        progress.batch(len(labels))

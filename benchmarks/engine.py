@@ -1,0 +1,161 @@
+"""Our training engine against the loop that public CIFAR code runs: one process, one thread, competitors taking turns.
+
+    python benchmarks/engine.py [rounds=5] [images=4096] [threads=1]
+
+Prints a table: median seconds of the peer and of ours, their ratio, and whether both did the same thing.
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.cifar_resnet import cifar_resnet  # noqa: E402
+from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
+from runners.data.resident import Batch, Images, augmented_epochs  # noqa: E402
+from runners.training.step import train_step  # noqa: E402
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+BATCH, LR, DECAY, STEPS = 128, 0.1, 1e-4, 3
+
+
+class PilImages(Dataset[tuple[Tensor, int]]):
+    """The peer's data set: one PIL image at a time, as torchvision's CIFAR10 gives it."""
+
+    def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).numpy(), images.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One transformed image and its label."""
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def peer_batches(images: Images) -> DataLoader[tuple[Tensor, int]]:
+    """DataLoader over PIL images: pad-and-crop, flip, to tensor, normalise."""
+    steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
+    return DataLoader(PilImages(images, transform), batch_size=BATCH, shuffle=True)
+
+
+def peer_step(network: nn.Module, update: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> float:
+    """The plain loop's step: fp32, default memory format, the loss read back every time."""
+    loss = F.cross_entropy(network(x), labels)
+    update.zero_grad()
+    loss.backward()
+    update.step()
+    return loss.item()
+
+
+def alternate(peer: Callable[[], object], ours: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of both, after one warm-up each."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds + 1):
+        for times, work in zip(seconds, (peer, ours), strict=True):
+            started = time.perf_counter()
+            work()
+            if round_:
+                times.append(time.perf_counter() - started)
+    return median(seconds[0]), median(seconds[1])
+
+
+def drain(batches: Iterator[Batch]) -> tuple[float, float]:
+    """Goes through an epoch; mean and standard deviation of what the network would see."""
+    values = torch.stack([torch.stack([x.mean(), x.square().mean()]) * len(x) for x, _ in batches]).sum(0)
+    return float(values[0]), float(values[1])
+
+
+def pipeline_row(images: Images, rounds: int) -> list[str]:
+    """One epoch of input, without a network."""
+    draw = augmented_epochs(images, batch_size=BATCH, crop_padding=4, flip=True)
+    loader = peer_batches(images)
+
+    def peer() -> None:
+        for _ in loader:
+            pass
+
+    def ours() -> None:
+        for _ in draw(0, 0, 0):
+            pass
+
+    theirs, mine = alternate(peer, ours, rounds)
+    moments = [tuple(value / len(images) for value in drain(batches)) for batches in (iter(loader), draw(0, 0, 0))]
+    gap = max(abs(a - b) for a, b in zip(*moments, strict=True))
+    what = f"input of an epoch of {len(images):,} images"
+    return row(what, "DataLoader + PIL", theirs, mine, f"first two moments within {gap:.3f}")
+
+
+def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision: str, rounds: int) -> list[str]:
+    """Some training steps with their data."""
+    torch.manual_seed(0)
+    networks = [make().train() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    networks[1].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    updates = [torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9, weight_decay=DECAY) for net in networks]
+    # Both see the same images first, so that their first losses can be compared.
+    x, labels = next(images.batches(BATCH))
+    first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
+    first.append(float(train_step(networks[1], updates[1], x, labels, lr=LR, precision=precision)[0]) / len(x))
+    some = images.take(torch.arange(STEPS * BATCH))
+    loader, draw = peer_batches(some), augmented_epochs(some, batch_size=BATCH, crop_padding=4, flip=True)
+
+    def peer() -> None:
+        for x, labels in loader:
+            peer_step(networks[0], updates[0], x, labels)
+
+    def ours() -> None:
+        for x, labels in draw(0, 0, 0):
+            train_step(networks[1], updates[1], x, labels, lr=LR, precision=precision)
+
+    theirs, mine = alternate(peer, ours, rounds)
+    gap = abs(first[0] - first[1]) / first[0]
+    what = f"{name}: a step of {BATCH} with its data, {precision}"
+    return row(what, "plain fp32 eager loop", theirs / STEPS, mine / STEPS, f"first loss within {gap:.1e}")
+
+
+def row(what: str, peer: str, theirs: float, mine: float, agreement: str) -> list[str]:
+    """One line of the table."""
+    return [what, peer, f"{theirs:.3f} s", f"{mine:.3f} s", f"{theirs / mine:.1f}x", agreement]
+
+
+def main() -> None:
+    """Measures and prints."""
+    options = {"rounds": 5, "images": 4096, "threads": 1}
+    options |= {name: int(value) for name, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+    torch.set_num_threads(options["threads"])
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (options["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
+    print(
+        f"# {platform.processor() or platform.machine()}, torch {torch.__version__}, {options['threads']} thread(s), ", end=""
+    )
+    print(f"median of {options['rounds']}, competitors in turn\n")
+    print("| what | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
+    rows = [partial(pipeline_row, images, options["rounds"])]
+    for name, make in {
+        "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10),
+        "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
+    }.items():
+        rows += [partial(step_row, name, make, images, precision, options["rounds"]) for precision in ("fp32", "bf16")]
+    for measure in rows:
+        print("| " + " | ".join(measure()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
