@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 PAPER_PAIRS = (("l1", "l2"), ("l2", "gm"), ("gm", "l1"))
 
@@ -33,4 +34,28 @@ def spearman_by_layer(spearman: pd.DataFrame, *, pairs: Sequence[tuple[str, str]
     axes.set_ylabel("Spearman's rho")
     if chosen:
         axes.legend(loc="lower right", fontsize=8, ncols=min(3, len(chosen)))
+    return figure
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Training loss, and accuracy on training and test images, against the epoch; one row of panels a stage.
+
+    Args:
+        history: one row an epoch: `epoch, train_loss_nats, train_top1_pct, test_top1_pct, stage`.
+    """
+    stages = list(dict.fromkeys(history["stage"])) or ["nothing was trained"]
+    figure = Figure(figsize=(8, 2.6 * len(stages)), layout="constrained")
+    panels = figure.subplots(len(stages), 2, squeeze=False)
+    for (loss, top1), stage in zip(panels, stages, strict=True):
+        part = history[history["stage"] == stage]
+        loss.plot(part["epoch"], part["train_loss_nats"], marker=".", color="C0")
+        loss.set_ylabel("training loss [nats]")
+        for column, label in (("train_top1_pct", "training"), ("test_top1_pct", "test")):
+            top1.plot(part["epoch"], part[column], marker=".", label=label)
+        top1.set_ylabel("top-1 [%]")
+        top1.legend(fontsize=8)
+        for axes in (loss, top1):
+            axes.set_title(stage, fontsize=10)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from torch import nn
 
-from analysis.figures import spearman_by_layer
+from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
 from criteria.layer import Criterion
 from runners.accuracy import accuracy
@@ -46,11 +46,12 @@ def run(
     with stages.timed("measured"):
         measured = accuracy(networks, splits, histories)
     rho = spearman(scores)
+    history = pd.concat([part.assign(stage=stage) for stage, part in histories.items()], ignore_index=True)
     tables = {
         "accuracy": measured,
         "spearman": rho,
         "scores": scores,
         "selection": selection,
-        "history": pd.concat([history.assign(stage=stage) for stage, history in histories.items()]),
+        "history": history,
     }
-    return Results(tables, {"spearman": spearman_by_layer(rho)})
+    return Results(tables, {"spearman": spearman_by_layer(rho), "history": learning_curves(history)})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from analysis.figures import spearman_by_layer
+from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
 from criteria.layer import Criterion
 from runners.accuracy import accuracy
@@ -24,5 +24,6 @@ def run(*, splits: Splits, model: nn.Module, criteria: Mapping[str, Criterion], 
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})
     rho = spearman(scores)
-    tables = {"accuracy": measured, "spearman": rho, "scores": scores, "history": training.assign(stage="trained")}
-    return Results(tables, {"spearman": spearman_by_layer(rho)})
+    history = training.assign(stage="trained")
+    tables = {"accuracy": measured, "spearman": rho, "scores": scores, "history": history}
+    return Results(tables, {"spearman": spearman_by_layer(rho), "history": learning_curves(history)})

@@ -64,6 +64,8 @@ def test_one_run_leaves_every_table(command: Command) -> None:
         assert (table["model"] == "resnet20").all() and (table["dataset"] == "fake").all() and (table["seed"] == 0).all()
     with Image.open(folder / "spearman.png") as picture:
         assert picture.size == (1200, 480)
+    with Image.open(folder / "history.png") as picture:
+        assert picture.size == (1200, 780)
     facts = json.loads((folder / "run.json").read_text())
     assert set(facts["seconds"]) == {"trained", "scores", "selection", "recalibrated", "tuned", "measured", "total"}
     assert {"code", "versions", "hardware", "seed", "keys", "peak_memory_mb"} <= set(facts)
