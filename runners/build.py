@@ -41,15 +41,20 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     started = time.monotonic()
     parts = Parts(config, values)
     runner = get_method(config.runner._target_)
-    results: Results = runner(**{name: getattr(parts, name) for name in inspect.signature(runner).parameters})
-    own = {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
+    arguments = {name: getattr(parts, name) for name in inspect.signature(runner).parameters}
+    # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
+    provenance = facts.facts(root, parts.device)
+    run_folder.start(folder, values)
+    if parts.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(parts.device)
+    results: Results = runner(**arguments)
+    own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
     chosen = {"pruned_by": parts.chosen, "ratio": parts.rule.ratio, "scope": parts.rule.scope}
     for name, table in results.tables.items():
         columns = own if name in ("scores", "spearman") else own | chosen
         run_folder.write_table(folder, name, table.assign(**columns))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
-    provenance = facts.facts(root, parts.device)
     run_folder.finish(
         folder,
         provenance
@@ -100,7 +105,7 @@ class Parts:
     @cached_property
     def weights(self) -> Path | None:
         """The file of given weights."""
-        return Path(self.values["weights"]) if self.values["weights"] else None
+        return None if self.values["weights"] is None else Path(self.values["weights"])
 
     @cached_property
     def chosen(self) -> str:
@@ -199,7 +204,7 @@ def _instantiate(node: Any, what: str) -> Any:
 def _content(splits: Splits) -> str:
     """Hash of the images and labels, so that other data under the same name is other data."""
     found = hashlib.sha256()
-    for images in (splits.train, splits.score, splits.test):
+    for images in (splits.train, splits.test):
         for tensor in (images.pixels, images.labels):
             found.update(str(tuple(tensor.shape)).encode())
             found.update(tensor.cpu().numpy().tobytes())

@@ -1,6 +1,7 @@
 """The command line: composing, the gate, one line an error, the exit code. torch comes in only after the gate."""
 
 import difflib
+import logging
 import os
 import re
 import sys
@@ -64,37 +65,51 @@ def run(config: DictConfig, root: Path) -> int:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
         return _show(folder)
     values = resolved(config)
-    run_folder.start(folder, values)
     listen()
     warnings.filterwarnings("ignore")
+    logging.raiseExceptions = False  # a closed pipe ends the lines, not the run
     try:
         from runners.build import execute
 
         execute(config, values, folder, root)
+        return _show(folder)
     except UserError as error:
         return _give_up(folder, error, str(error), error.exit_code, debug=config.debug)
     except KeyboardInterrupt as error:
-        _give_up(folder, error, "interrupted", INTERRUPTED, debug=False)
+        _record(folder, error, "interrupted", INTERRUPTED)
         raise
-    except MemoryError as error:
-        advice = "a smaller batch, model or data set is needed; try recipe.batch_size=64 finetune.batch_size=64"
-        return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
     except Exception as error:
+        if _is_out_of_memory(error):
+            advice = "a smaller batch, model or data set is needed; try recipe.batch_size=64 finetune.batch_size=64"
+            return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
         advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
         return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
-    return _show(folder)
 
 
 def _show(folder: Path) -> int:
     from runners.summary import summary
 
-    print(summary(folder))
-    print(folder, flush=True)
+    try:
+        print(summary(folder))
+        print(folder, flush=True)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also torch's own kinds, by their names: torch may not be imported here."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _record(folder: Path, error: BaseException, message: str, code: int) -> None:
+    """Notes a failure in the run folder, unless an earlier run's result, which nothing has touched, lies there."""
+    if not run_folder.is_done(folder):
+        run_folder.fail(folder, message, code, "".join(traceback.format_exception(error)))
+
+
 def _give_up(folder: Path, error: BaseException, message: str, code: int, *, debug: bool) -> int:
-    run_folder.fail(folder, message, code, "".join(traceback.format_exception(error)))
+    _record(folder, error, message, code)
     if debug:
         traceback.print_exception(error)
     return _fail(message, code)

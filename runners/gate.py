@@ -39,6 +39,23 @@ def _one_of(*choices: Any) -> Callable[[Any], bool]:
     return lambda value: value in choices and type(value) in {type(choice) for choice in choices}
 
 
+def _numbers(least: float) -> Callable[[Any], bool]:
+    """A list of finite numbers above `least`."""
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(_number(v) and v > least for v in value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or _text(value)
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and 0 < value < 1
+
+
 def _recipe_checks(section: str) -> Iterator[Check]:
     yield f"{section}.epochs", _whole(0), "a whole number from 0 on", f"{section}.epochs=2"
     yield (
@@ -89,22 +106,37 @@ CHECKS: tuple[Check, ...] = (
         "a share of the training images above 0, up to 1",
         "dataset.score_share=0.1",
     ),
+    ("weights", _text_or_null, "a file, or null to train (an unset shell variable is neither)", "weights=null"),
+    ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
+    ("outputs", _text, "a folder", "outputs=outputs"),
+    ("store", _text, "a folder", "store=outputs/store"),
+    ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
+    ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
+    ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
+    ("dataset.channels", _whole(1), "a whole number from 1 on", "dataset.channels=3"),
+    ("dataset.image_size", _whole(1, 4096), "a whole number of pixels from 1 to 4096", "dataset.image_size=16"),
+    ("dataset.num_images", _whole(4), "a whole number from 4 on", "dataset.num_images=64"),
+    ("dataset.test_share", _share, "a share above 0 and below 1", "dataset.test_share=0.2"),
+    ("dataset.mean", _numbers(-math.inf), "a list of numbers, one a channel", "dataset.mean=[0.5]"),
+    ("dataset.std", _numbers(0), "a list of numbers above 0, one a channel", "dataset.std=[0.25]"),
     *_recipe_checks("recipe"),
     *_recipe_checks("finetune"),
 )
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Checks every value that has a range.
+    """Checks every value that has a range; a key that the config does not have is not needed by it.
 
     Raises:
         ConfigError: the first value outside its range.
     """
     for key, right, allowed, example in CHECKS:
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if not right(value):
+        section, _, rest = key.rpartition(".")
+        place: Any = config[section] if section else config
+        if not isinstance(place, Mapping):
+            group = f"recipe@{section}" if section == "finetune" else section
+            raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")
+        if rest in place and not right(value := place[rest]):
             raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
 
 
@@ -121,23 +153,46 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
 
 
-def check_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --multirun in front, where Hydra's parser takes it in any case.
+def check_section_keys(config: Mapping[str, Any]) -> None:
+    """Refuses keys of recipes and data sets that their files do not have.
 
-    Refuses unknown flags, and option names that are no plain names (`criterion=../../x`) before Hydra looks for such
+    Raises:
+        ConfigError: the first such key.
+    """
+    known_in = {
+        "recipe": (CONF / "recipe").glob("*.yaml"),
+        "finetune": (CONF / "recipe").glob("*.yaml"),
+        "dataset": (CONF / "dataset").glob(f"{config['names']['dataset']}.yaml"),
+    }
+    for section, files in known_in.items():
+        known = {str(key) for file in files for key in OmegaConf.load(file)}
+        if unknown := sorted(set(config[section]) - known):
+            raise ConfigError(
+                f"{section}.{unknown[0]} is no option; {section} takes {', '.join(sorted(known - {'defaults', '_target_'}))}; "
+                f"leave +{section}.{unknown[0]} out"
+            )
+
+
+def check_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra takes them in any case: --multirun in front, and no + before a group that is there anyway.
+
+    Refuses unknown flags, names.*, and option names that are no plain names (`criterion=../../x`) before Hydra looks for such
     files.
 
     Raises:
         ConfigError: the first such argument.
     """
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    ordered = multirun + [argument for argument in arguments if argument not in multirun]
+    plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
+    ordered = multirun + [argument for argument in plain if argument not in multirun]
     parser = get_args_parser()
     parser.error = _refuse_flags
     parser.parse_args(ordered)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         group = key.lstrip("+~").split("@")[0]
+        if group.startswith("names."):
+            raise ConfigError(f"{group} cannot be set; names follow from the chosen options; leave {argument} out")
         if not equals or not (CONF / group).is_dir() or group in ("", "."):
             continue
         for choice in value.split(","):
@@ -194,7 +249,9 @@ def _pass_or_exit(first: DictConfig, configs: Callable[[], list[DictConfig]]) ->
             values = resolved(config)
             check_keys(values)
             check_config(values)
-        check_writable(Path(first.outputs))
+            check_section_keys(values)
+        for key in ("outputs", "store"):
+            check_writable(key, Path(str(first[key])))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
@@ -215,8 +272,8 @@ def _jobs(config: DictConfig) -> list[DictConfig]:
     return [loader.load_sweep_config(config, job) for batch in batches for job in batch]
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the output folder and tries a file in it.
+def check_writable(key: str, folder: Path) -> None:
+    """Makes the folder of an option and tries a file in it.
 
     Raises:
         ResourceError: it cannot be made or written.
@@ -228,6 +285,6 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ResourceError(
-            f"outputs={folder} cannot be written ({error.strerror}); it must be a folder that takes files; choose another "
-            "with outputs=DIR"
+            f"{key}={folder} cannot be written ({error.strerror}); it must be a folder that takes files; choose another "
+            f"with {key}=DIR"
         ) from error

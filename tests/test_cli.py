@@ -58,6 +58,20 @@ COMPOSITION = (
     (["device=gpu"], "device=gpu cannot be used; it is auto, cpu, cuda"),
     (["rerun=1"], "rerun=1 cannot be used; it is true or false"),
     (["dataset.score_share=0"], "dataset.score_share=0 cannot be used"),
+    (["weights="], "weights= cannot be used; it is a file, or null to train"),
+    (["store="], "store= cannot be used; it is a folder"),
+    (["data_root="], "data_root= cannot be used; it is a folder, or null to download"),
+    (["model.shortcut=foo"], "model.shortcut=foo cannot be used; it is pad, pad_end or conv"),
+    (["optimizer.momentum=-1"], "optimizer.momentum=-1 cannot be used"),
+    (["dataset.num_classes=0"], "dataset.num_classes=0 cannot be used; it is a whole number from 2"),
+    (["dataset.image_size=0"], "dataset.image_size=0 cannot be used"),
+    (["dataset.test_share=2"], "dataset.test_share=2 cannot be used"),
+    (["dataset.mean=abc"], "dataset.mean=abc cannot be used; it is a list of numbers"),
+    (["dataset.std=[0]"], "cannot be used; it is a list of numbers above 0"),
+    (["+recipe.foo=1"], "recipe.foo is no option; recipe takes batch_size, crop_padding, epochs"),
+    (["+dataset.foo=1"], "dataset.foo is no option; dataset takes about, channels"),
+    (["finetune=digits"], "finetune=digits is a value where a group is needed; .*recipe@finetune=digits"),
+    (["names.model=x"], "names.model cannot be set"),
     (["criterion=../../x"], "criterion='../../x' is no name of an option"),
     (["criterion=/etc/passwd"], "is no name of an option"),
     (["+experiment=a\\b"], "is no name of an option"),
@@ -141,12 +155,11 @@ def test_content_errors_come_before_training(tmp_path: Path, command: Command) -
     for overrides, code, expected in (
         (["device=cuda:63"], 2, "device=cuda:63: this machine has"),
         (["model.depth=57"], 2, "depth=57: a CIFAR ResNet has 6n [+] 2 layers"),
-        (["model.shortcut=foo"], 2, "shortcut='foo': choose one of pad, pad_end, conv"),
         (["+model.foo=1"], 2, "model cannot be built .*foo"),
-        (["+recipe.foo=1"], 2, "recipe cannot be built .*foo"),
         (["+criterion.p=1"], 2, "l1 takes no keyword .*p"),
         (["+optimizer.foo=1"], 2, "the optimizer or recipe.schedule cannot be used .*foo"),
-        (["optimizer.momentum=-1"], 2, "Invalid momentum value"),
+        (["optimizer.nesterov=true", "optimizer.momentum=0"], 2, "Nesterov momentum requires a momentum"),
+        (["dataset.score_share=0.02"], 3, "at least two must score"),
         (["+recipe.schedule.foo=1"], 2, "schedule cannot be used .*foo"),
         (["finetune.batch_size=63"], 2, "finetune.batch_size=63 leaves a last batch of one image out of 64; .*=64"),
         (["dataset=digits", "dataset.num_classes=5"], 3, "labels run from 0 to 9"),
@@ -162,7 +175,7 @@ def test_content_errors_come_before_training(tmp_path: Path, command: Command) -
         ([f"weights={files['evil.pt']}"], 4, "is a pickle that would run code"),
         ([f"weights={files['evil_zip.pt']}"], 4, "is a pickle that would run code"),
         ([f"weights={whole}", "model=resnet32"], 4, r"another network .*layer1.3.conv1.weight is missing.* and \d+ more"),
-        ([f"store={a_file}"], 6, "store=.* could not be written"),
+        ([f"store={a_file}"], 6, "store=.* cannot be written"),
         ([f"outputs={a_file}"], 6, "outputs=.* cannot be written"),
         ([f"outputs={a_file}/below"], 6, "outputs=.* cannot be written"),
     ):
@@ -192,7 +205,7 @@ class _Evil:
 
 
 def test_a_fault_of_ours_is_one_line_and_a_log(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.build.Store", lambda root: 1 / 0)
+    monkeypatch.setattr("runners.one_shot.trace_channels", lambda model, example: 1 / 0)
     ended = command(*TINY)
     assert ended.code == 1
     assert re.fullmatch(r"error: ZeroDivisionError: division by zero; this is a fault of Prunescope; .*error.log\n", ended.err)
@@ -200,6 +213,35 @@ def test_a_fault_of_ours_is_one_line_and_a_log(tmp_path: Path, command: Command,
     assert "Traceback" in (folder / "error.log").read_text()
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")]
+)
+def test_out_of_memory_is_no_fault_of_ours(error: Exception, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: object, example: object) -> None:
+        raise error
+
+    monkeypatch.setattr("runners.one_shot.trace_channels", full)
+    ended = command(*TINY)
+    assert ended.code == 6 and re.fullmatch("error: out of memory; .*; try recipe.batch_size=64 .*\n", ended.err)
+
+
+def test_interruption_by_hand_is_one_line(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(model: object, example: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runners.one_shot.trace_channels", stop)
+    ended = command(*TINY)
+    assert ended.code == 130 and ended.err == "error: interrupted; finished stages are kept; give the same command to go on\n"
+    [status] = tmp_path.rglob("status.json")
+    assert json.loads(status.read_text())["state"] == "stopped"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    line = f"{sys.executable} {ROOT / 'run.py'} outputs={tmp_path} {' '.join(TINY)} runner=score_only"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line} | head -1"], capture_output=True, text=True)
+    assert done.stdout.startswith("dataset=fake") and "error" not in done.stderr
 
 
 @pytest.mark.parametrize("flags", (["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"], ["-sc", "query=bash"]))

@@ -84,7 +84,9 @@ def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
     assert torch.equal(chosen[0].labels, chosen[1].labels) and not torch.equal(chosen[0].labels, chosen[2].labels)
     assert torch.equal(chosen[0].pixels, images.pixels[chosen[0].labels])
     assert len(set(chosen[0].labels.tolist())) == 29
-    assert len(make_splits(images, images, num_classes=100, channels=3, score_share=0.001, seed=0).score) == 1
+    assert len(make_splits(images, images, num_classes=100, channels=3, score_share=0.02, seed=0).score) == 2
+    with pytest.raises(DataError, match="score_share=0.01 of 100 training images is 1; at least two"):
+        make_splits(images, images, num_classes=100, channels=3, score_share=0.01, seed=0)
 
 
 def test_example_is_one_normalised_image() -> None:

@@ -7,22 +7,36 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from models.cifar_resnet import cifar_resnet
+from runners import build
 from runners.data.fake import fake
 from runners.pruning.channels import trace_channels
-from runners.pruning.remove import mask
+from runners.pruning.remove import mask, remove
 from runners.pruning.select import removed_filters
 from runners.storage.stages import read_table
 from runners.storage.weights import load_weights
 from runners.training.evaluate import evaluate
+from runners.training.recalibrate import recalibrate
 from support import ROOT, Command
 
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=2", "finetune.epochs=1", "recipe.batch_size=32")
+FAKE: dict[str, Any] = {
+    "num_images": 64,
+    "channels": 3,
+    "image_size": 16,
+    "num_classes": 10,
+    "score_share": 0.5,
+    "mean": (0.5,) * 3,
+    "std": (0.25,) * 3,
+    "seed": 0,
+}
 TABLES = ("accuracy", "spearman", "scores", "selection", "history")
 
 
@@ -77,15 +91,59 @@ def test_every_row_measures_its_own_network(command: Command, tmp_path: Path) ->
     ended = command(*TINY, "criterion=l2", "ratio=0.5")
     loss = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["loss_nats"]
     assert loss.nunique() == 4, "four stages are four networks"
-    splits = fake(
-        num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
-    )
+    splits = fake(**FAKE)
     network = cifar_resnet(depth=20, num_classes=10)
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
     load_weights(network, stored)
     masked = mask(network, trace_channels(network, splits.example), removed_filters(read_table(ended.folder / "selection.csv")))
     assert evaluate(network, splits.test).loss_nats == pytest.approx(loss["trained"], rel=1e-5)
     assert evaluate(masked, splits.test).loss_nats == pytest.approx(loss["pruned"], rel=1e-5)
+
+
+def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path: Path) -> None:
+    ended = command(*TINY, "ratio=0.25")
+    splits = fake(**FAKE)
+    network = cifar_resnet(depth=20, num_classes=10)
+    [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
+    load_weights(network, stored)
+    channels = trace_channels(network, splits.example)
+    pruned = remove(network, channels, removed_filters(read_table(ended.folder / "selection.csv")))
+    loss = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["loss_nats"]["recalibrated"]
+    assert evaluate(recalibrate(pruned, splits.score), splits.test).loss_nats == pytest.approx(loss, rel=1e-4)
+    assert evaluate(recalibrate(pruned, splits.test), splits.test).loss_nats != pytest.approx(loss, rel=1e-2)
+
+
+def test_arithmetic_is_exact_and_other_images_have_another_key(command: Command) -> None:
+    first = command(*TINY, "recipe.epochs=0", "finetune.epochs=0")
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    a, b = (fake(**{**FAKE, "seed": seed}) for seed in (0, 1))
+    assert build._content(a) == build._content(fake(**FAKE)) != build._content(b)
+    keys = json.loads((first.folder / "run.json").read_text())["keys"]
+    other = command(*TINY, "recipe.epochs=0", "finetune.epochs=0", "dataset.num_images=32")
+    assert not set(keys.values()) & set(json.loads((other.folder / "run.json").read_text())["keys"].values())
+
+
+def test_a_failed_repetition_leaves_the_finished_run(command: Command) -> None:
+    first = command(*TINY)
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir() if path.name != "run.log"}
+    ended = command(*TINY, "rerun=true", "device=cuda:63")
+    assert ended.code == 2
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir() if path.name != "run.log"} == before
+
+
+def test_a_run_whose_tables_were_deleted_is_made_again(command: Command) -> None:
+    first = command(*TINY)
+    (first.folder / "accuracy.csv").unlink()
+    again = command(*TINY)
+    assert again.code == 0 and "finished" not in again.out and (first.folder / "accuracy.csv").is_file()
+
+
+def test_networks_by_name_are_told_apart(command: Command) -> None:
+    ended = command("dataset=fake", "model=timm", "model.model_name=resnet10t", "recipe.epochs=0", "finetune.epochs=0")
+    assert ended.folder.name.startswith("fake-timm_resnet10t-l1-0.5-seed0-")
+    accuracy = pd.read_csv(ended.folder / "accuracy.csv")
+    assert set(accuracy["model"]) == {"timm_resnet10t"} and set(accuracy["run"]) == {ended.folder.name}
 
 
 def test_what_is_done_is_not_done_again(command: Command) -> None:

@@ -167,10 +167,9 @@ def test_keys_are_those_of_the_first_day() -> None:
     assert chain(CONFIG, "data") == {
         "dataset": "3ab333d4bd8bf6d6523e809ef29f123d",
         "trained": "31018244370ce372a798fa8906a037b6",
-        "given": "d65f441ae33610fbd780339f2619c307",
-        "scores": "d0f017817b52dcc5c31dc55e3c6bcde8",
-        "selection": "910bbdccec099d54510f06db6cfb3424",
-        "tuned": "789beeb06b410b64de11d5f078cfb902",
+        "scores": "2d0830315370588041d18fe4ba80c816",
+        "selection": "9f9e92b8b01bc2ae7ca00fe8be50deda",
+        "tuned": "7d18ba188a1520505721efa11231fcdc",
     }
     assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-2b3b897ec3"
 
@@ -443,6 +442,8 @@ def test_a_run_folder_goes_from_running_to_failed_to_done(tmp_path: Path) -> Non
     assert (tmp_path / run_folder.ERROR_LOG).read_text() == "Traceback ..." and not run_folder.is_done(tmp_path)
     run_folder.start(tmp_path, {"ratio": 0.5})
     assert not (tmp_path / run_folder.ERROR_LOG).exists()
+    for name in ("accuracy.csv", "spearman.csv"):
+        (tmp_path / name).touch()
     run_folder.finish(tmp_path, {"seed": 0})
     assert run_folder.is_done(tmp_path) and json.loads((tmp_path / run_folder.FACTS).read_text()) == {"seed": 0}
 
@@ -576,6 +577,33 @@ def test_archives_with_code_are_refused(tmp_path: Path) -> None:
         archive.writestr("a/version", b"3\n")
     refused(path)
     assert not (tmp_path / "canary").exists() and not Path("canary").exists()
+
+
+def test_a_network_whose_names_look_like_a_wrapper_comes_back(tmp_path: Path) -> None:
+    wrapped = nn.ModuleDict({"net": nn.Linear(2, 2)})
+    save_weights(wrapped, tmp_path / "a.safetensors")
+    blank = nn.ModuleDict({"net": nn.Linear(2, 2)})
+    load_weights(blank, tmp_path / "a.safetensors")
+    assert torch.equal(blank["net"].weight, wrapped["net"].weight)  # type: ignore[arg-type]
+
+
+def test_shared_parameters_are_saved(tmp_path: Path) -> None:
+    tied = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    tied[1].weight = tied[0].weight  # type: ignore[assignment]
+    save_weights(tied, tmp_path / "a.safetensors")
+    load_weights(tied, tmp_path / "a.safetensors")
+
+
+def test_a_file_counts_by_content_wherever_it_is_named_and_prose_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "ck.pth"
+    path.write_bytes(b"one")
+    config = changed(model__checkpoint_path=str(path))
+    before = chain(config, "data")["trained"]
+    path.write_bytes(b"two")
+    assert chain(config, "data")["trained"] != before
+    assert differing(changed(dataset__about="other words")) == set()
+    assert differing(changed(model__device="cuda")) == {"trained", "scores", "selection", "tuned"}
+    assert differing(changed(dataset__score_share=0.2)) == {"scores", "selection", "tuned"}
 
 
 def test_weights_of_another_network_are_listed(tmp_path: Path) -> None:

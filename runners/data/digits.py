@@ -34,7 +34,7 @@ def digits(
     grey = torch.from_numpy(np.asarray(grey_levels)).float().reshape(-1, 1, 8, 8) * (255 / 16)
     pixels = F.interpolate(grey, (image_size, image_size), mode="bilinear").round().to(torch.uint8)
     pixels = pixels.repeat(1, channels, 1, 1)
-    train, test = train_test_split(np.arange(len(pixels)), test_size=test_share, stratify=labels, random_state=seed)
+    train, test = train_test_split(np.arange(len(pixels)), test_size=test_share, stratify=labels, random_state=seed % 2**32)
     everything = Images(pixels, torch.from_numpy(np.asarray(labels)).long(), tuple(mean), tuple(std))
     return make_splits(
         everything.take(torch.from_numpy(train)),

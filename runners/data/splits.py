@@ -39,7 +39,12 @@ def make_splits(train: Images, test: Images, *, num_classes: int, channels: int,
     """
     for name, images in (("training", train), ("test", test)):
         _check(name, images, num_classes, channels)
-    n_score = max(1, int(len(train) * Decimal(str(score_share))))
+    n_score = int(len(train) * Decimal(str(score_share)))
+    if n_score < 2:
+        raise DataError(
+            f"dataset.score_share={score_share} of {len(train):,} training images is {n_score}; at least two must score; "
+            "choose a larger share"
+        )
     chosen = permutation(len(train), seed).to(train.pixels.device)[:n_score].sort().values
     return Splits(train, train.take(chosen), test)
 

@@ -31,9 +31,9 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, float]:
-    """The most memory the process has held so far, on the host and on the device."""
+    """The most memory this process has held so far (in a sweep, earlier jobs included), and this run on the device."""
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device) / 1e6
     return {place: round(value, 1) for place, value in peak.items()}
@@ -44,6 +44,8 @@ def _code(root: Path) -> dict[str, Any]:
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
         changes = _git(root, "status", "--porcelain") + _git(root, "diff", "HEAD")
+        untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+        changes += "".join(hashlib.sha256((root / name).read_bytes()).hexdigest() for name in untracked if name)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None, "diff_sha256": None}
     found = hashlib.sha256(changes.encode()).hexdigest() if changes else None

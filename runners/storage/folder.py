@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,21 @@ CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "er
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run ended well in `folder`."""
+    """Whether a run ended well in `folder`, and what it shows is still there."""
     try:
+        if not all((folder / name).is_file() for name in ("accuracy.csv", "spearman.csv", FACTS)):
+            return False
         return json.loads((folder / STATUS).read_text())["state"] == "done"
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def start(folder: Path, config: dict[str, Any]) -> None:
-    """Notes that a run has begun, and what it was asked for."""
-    (folder / ERROR_LOG).unlink(missing_ok=True)
+def start(folder: Path, config: Mapping[str, Any]) -> None:
+    """Notes that a run has begun, and what it was asked for; what an earlier run left goes."""
+    for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png")):
+        path.unlink(missing_ok=True)
     write_json(folder / STATUS, {"state": "running", "started": _now(), "pid": os.getpid()})
-    write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+    write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 
 def finish(folder: Path, facts: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
-BOOKKEEPING = frozenset({"data_root", "download_root", "device", "outputs", "store", "rerun", "debug"})
+BOOKKEEPING = frozenset({"data_root", "device", "outputs", "store", "rerun", "debug"})
+DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
     "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
     "given": Stage(1, (), ("model", "weights")),
-    "scores": Stage(1, ("trained",), ("compared",)),
+    "scores": Stage(1, ("trained",), ("compared", "score_share")),
     "selection": Stage(1, ("scores",), ("chosen", "ratio", "scope", "rounding", "min_keep")),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
 }
@@ -68,15 +69,23 @@ def file_digest(path: Path) -> str:
 
 
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without bookkeeping, at any depth, and with the content of a weights file in place of its path."""
-    kept = {
-        key: influential(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if key not in BOOKKEEPING
-    }
-    if (path := kept.get("weights")) and Path(str(path)).is_file():
-        kept["weights"] = file_digest(Path(str(path)))
-    return kept
+    """The config without bookkeeping, and with the content of files in place of their paths."""
+    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
+    kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
+    return _with_contents(kept)
+
+
+def _with_contents(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`weights`, `..._path` and `..._file` by what is in the file, at any depth."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found[key] = _with_contents(value)
+        elif isinstance(value, str) and key.endswith(("weights", "_path", "_file")) and Path(value).is_file():
+            found[key] = file_digest(Path(value))
+        else:
+            found[key] = value
+    return found
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -110,13 +119,17 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
         data_digest: hash of the images and labels themselves.
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
+    # Which images score is chosen among the training images, and changes nothing before the scores.
+    plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
+        if name == "given" and not plain.get("weights"):
+            continue
         sections = {section: plain[section] for section in stage.sections}
         before = [keys[earlier] for earlier in stage.after]
         if name == "dataset":
             before.append(data_digest)
         keys[name] = digest([name, stage.version, before, sections])
-        if name == "given" and plain.get("weights"):
+        if name == "given":
             keys["trained"] = keys["given"]
     return keys

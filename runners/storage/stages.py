@@ -17,6 +17,7 @@ from runners.storage.store import Store
 from runners.storage.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
+Write = Callable[[Path], None]
 WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
 TEXT_COLUMNS = ("layer", "criterion", "note", "removed")
 
@@ -52,12 +53,16 @@ class Stages:
         """The network of a stage and its history; `blank` lends its shape and stays as it is."""
         checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys[stage])
 
-        def write(folder: Path) -> None:
+        def produce() -> Write:
             network, history = make(checkpoints)
-            save_weights(network, folder / WEIGHTS)
-            history.to_csv(folder / HISTORY, index=False)
 
-        entry = self._entry(stage, write)
+            def write(folder: Path) -> None:
+                save_weights(network, folder / WEIGHTS)
+                history.to_csv(folder / HISTORY, index=False)
+
+            return write
+
+        entry = self._entry(stage, produce)
         checkpoints.clear()
         network = deepcopy(blank)
         load_weights(network, entry / WEIGHTS)
@@ -65,7 +70,12 @@ class Stages:
 
     def table(self, stage: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table of a stage, as it is read back from its CSV."""
-        entry = self._entry(stage, lambda folder: make().to_csv(folder / TABLE, index=False))
+
+        def produce() -> Write:
+            table = make()
+            return lambda folder: table.to_csv(folder / TABLE, index=False)
+
+        entry = self._entry(stage, produce)
         return read_table(entry / TABLE)
 
     @contextmanager
@@ -75,7 +85,7 @@ class Stages:
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - started, 3)
 
-    def _entry(self, stage: str, write: Callable[[Path], None]) -> Path:
+    def _entry(self, stage: str, produce: Callable[[], Write]) -> Path:
         key = self.keys[stage]
         stop_if_requested(f"before stage {stage!r}")
         with self.timed(stage):
@@ -83,4 +93,4 @@ class Stages:
                 self.reused.append(stage)
                 log.info(f"{stage}: taken from the store ({key[:10]}), not made again")
                 return entry
-            return self.store.publish(stage, key, write)
+            return self.store.publish(stage, key, produce())

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from runners.storage.keys import file_digest
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+LEFT_BEHIND_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Store:
         An entry that does not match its manifest is set aside as `<key>.corrupt-...` and reported.
         """
         entry = self._entry(stage, key)
+        for left in entry.parent.glob(f"tmp.{key}.*"):  # by a run that was killed while it wrote
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         if not entry.is_dir():
             return None
         if _is_whole(entry, stage, key):

@@ -19,13 +19,13 @@ MISMATCHES_SHOWN = 3
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """The network's parameters and buffers, as safetensors.
+    """The network's parameters and buffers, as safetensors; what two modules share is written for both.
 
     Raises:
         ResourceError: the disk is full.
     """
     try:
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+        save_file({name: value.contiguous().clone() for name, value in network.state_dict().items()}, path)
     except SafetensorError as error:
         raise ResourceError(
             f"{path} could not be written ({error}); the disk must have room; free some space or choose another folder"
@@ -41,8 +41,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         StoreError: no such file, not a weights file, of another network, or with values that are not finite.
     """
-    found = _strip_prefixes(_state_dict(_read(path), path))
     expected = network.state_dict()
+    found = _state_dict(_read(path), path)
+    if not found.keys() & expected.keys():
+        found = _strip_prefixes(found)
     # Files from before PyTorch 0.4.1 do not count batches.
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     wrong = [f"{name} is missing" for name in expected if name not in found and name not in counters]

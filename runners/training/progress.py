@@ -44,12 +44,18 @@ class Progress:
         seconds = time.monotonic() - self.started
         left = seconds / (epoch - self.done) * (self.epochs - epoch)
         values = f"loss {loss_nats:.4f}, train {train_top1_pct:.2f} %, test {test_top1_pct:.2f} %"
-        if self.bar.disable:
-            rate = (epoch - self.done) * self.images_per_epoch / seconds
-            log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
-        else:
-            self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
-            self.bar.set_postfix_str(values)
+        rate = (epoch - self.done) * self.images_per_epoch / seconds
+        log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
+        self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
+        self.bar.set_postfix_str(values)
+
+
+class NotUnderTheBar(logging.Filter):
+    """Keeps the plain lines, which go to the run's log in any case, off a terminal that shows the live line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for an epoch's line on a terminal."""
+        return record.name != __name__ or not _on_terminal()
 
 
 def _on_terminal() -> bool:
