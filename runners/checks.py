@@ -1,0 +1,126 @@
+"""The range of every value of a config, how to say it, and an example; imports no torch."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from runners.errors import ConfigError
+
+MAX_SEED = 2**63 - 1
+
+# config key, what is right, how to say so, an example
+Check = tuple[str, Callable[[Any], bool], str, str]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: value in choices and type(value) in {type(choice) for choice in choices}
+
+
+def _numbers(least: float) -> Callable[[Any], bool]:
+    """A list of finite numbers above `least`."""
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(_number(v) and v > least for v in value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or _text(value)
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and 0 < value < 1
+
+
+def _recipe_checks(section: str) -> Iterator[Check]:
+    yield f"{section}.epochs", _whole(0), "a whole number from 0 on", f"{section}.epochs=2"
+    yield (
+        f"{section}.batch_size",
+        _whole(2),
+        "a whole number from 2 on (BatchNorm needs two)",
+        f"{section}.batch_size=128",
+    )
+    yield f"{section}.lr", lambda v: _number(v) and v > 0, "a number above 0", f"{section}.lr=0.1"
+    yield (
+        f"{section}.weight_decay",
+        lambda v: _number(v) and v >= 0,
+        "a number from 0 on",
+        f"{section}.weight_decay=1e-4",
+    )
+    yield f"{section}.crop_padding", _whole(0), "a whole number of pixels from 0 on", f"{section}.crop_padding=4"
+    yield f"{section}.flip", _one_of(True, False), "true or false", f"{section}.flip=false"
+
+
+CHECKS: tuple[Check, ...] = (
+    (
+        "ratio",
+        lambda v: _number(v) and 0 <= v < 1,
+        "a share of filters to remove, from 0 up to but not 1 (which would remove every filter)",
+        "ratio=0.5",
+    ),
+    ("scope", _one_of("layer", "global"), "layer or global", "scope=layer"),
+    (
+        "rounding",
+        _one_of("floor_pruned", "floor_kept", "nearest"),
+        "floor_pruned, floor_kept or nearest",
+        "rounding=floor_pruned",
+    ),
+    ("min_keep", _whole(1), "a whole number from 1 on (a layer never loses its last filter)", "min_keep=1"),
+    ("seed", _whole(0, MAX_SEED), "a whole number from 0 to 2^63 - 1", "seed=0"),
+    (
+        "device",
+        lambda v: isinstance(v, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None,
+        "auto, cpu, cuda or cuda:0, cuda:1, ...",
+        "device=cpu",
+    ),
+    ("precision", _one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16", "precision=fp32"),
+    ("rerun", _one_of(True, False), "true or false", "rerun=true"),
+    ("debug", _one_of(True, False), "true or false", "debug=true"),
+    (
+        "dataset.score_share",
+        lambda v: _number(v) and 0 < v <= 1,
+        "a share of the training images above 0, up to 1",
+        "dataset.score_share=0.1",
+    ),
+    ("weights", _text_or_null, "a file, or null to train (an unset shell variable is neither)", "weights=null"),
+    ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
+    ("outputs", _text, "a folder", "outputs=outputs"),
+    ("store", _text, "a folder", "store=outputs/store"),
+    ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
+    ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
+    ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
+    ("dataset.channels", _whole(1), "a whole number from 1 on", "dataset.channels=3"),
+    ("dataset.image_size", _whole(1, 4096), "a whole number of pixels from 1 to 4096", "dataset.image_size=16"),
+    ("dataset.num_images", _whole(4), "a whole number from 4 on", "dataset.num_images=64"),
+    ("dataset.test_share", _share, "a share above 0 and below 1", "dataset.test_share=0.2"),
+    ("dataset.mean", _numbers(-math.inf), "a list of numbers, one a channel", "dataset.mean=[0.5]"),
+    ("dataset.std", _numbers(0), "a list of numbers above 0, one a channel", "dataset.std=[0.25]"),
+    *_recipe_checks("recipe"),
+    *_recipe_checks("finetune"),
+)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks every value that has a range; a key that the config does not have is not needed by it.
+
+    Raises:
+        ConfigError: the first value outside its range.
+    """
+    for key, right, allowed, example in CHECKS:
+        section, _, rest = key.rpartition(".")
+        place: Any = config[section] if section else config
+        if not isinstance(place, Mapping):
+            group = f"recipe@{section}" if section == "finetune" else section
+            raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")
+        if rest in place and not right(value := place[rest]):
+            raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")

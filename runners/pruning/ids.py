@@ -1,0 +1,296 @@
+"""Channel ids in place of numbers: what every operation of a network does to them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+Ids = Int64[Tensor, "..."]
+
+ZERO_STAYS_ZERO = frozenset(
+    "relu relu6 leakyrelu prelu elu celu selu silu gelu mish hardswish tanh softsign dropout dropout1d dropout2d "
+    "dropout3d stochasticdepth maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d "
+    "adaptiveavgpool2d adaptiveavgpool3d adaptivemaxpool1d adaptivemaxpool2d adaptivemaxpool3d interpolate upsample "
+    "neg abs square sqrt".split()
+)
+ZERO_BECOMES_NUMBER = frozenset("sigmoid hardsigmoid logsigmoid exp cos softplus".split())
+SUMS = frozenset("add iadd sub isub".split())
+PRODUCTS = frozenset("mul imul".split())
+QUOTIENTS = frozenset("truediv itruediv div".split())
+IN_PLACE = frozenset("iadd isub imul itruediv".split())
+ZEROS = frozenset("zeros newzeros zeroslike".split())
+REDUCTIONS = frozenset("mean sum amax amin".split())
+MOVES = frozenset(
+    "cat concat concatenate flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split()
+)
+MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
+
+
+class IdInterpreter(fx.Interpreter):
+    """Runs a traced network on ids instead of numbers; every tensor has the shape it really has."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced, garbage_collect_values=True)
+        self.n_ids = 1
+        self.united: list[Ids] = []
+        self.fixed: dict[int, str] = {0: "always zero"}
+        self.writes: dict[str, Ids] = {}
+        self.reads: dict[str, Ids] = {}
+        self.convolutions: list[str] = []
+        self.owners: dict[int, str] = {}
+        self.meta: Any = None
+        self.shape: tuple[int, ...] = ()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Ids of a node's output; inputs, parameters and what the network returns may not shrink."""
+        self.meta = n.meta.get("tensor_meta")
+        self.shape = tuple(getattr(self.meta, "shape", ()))
+        if n.op == "placeholder":
+            return self._fresh(self.shape, reason="network input")
+        if n.op == "get_attr" and isinstance(value := self.fetch_attr(str(n.target)), Tensor):
+            # One number scales all channels alike, as a constant in the code would.
+            return 1.0 if value.numel() == 1 else self._fresh(self.shape, reason="a parameter of the network")
+        if n.op == "output":
+            self._fix(*_tensors(n.args, self.env), reason="network output")
+            return None
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Layers with channels of their own write and read ids; other modules are operations."""
+        module = self.module.get_submodule(target)
+        args = (*args, *kwargs.values()) if not args else args
+        if isinstance(module, _ConvNd) and not module.transposed:
+            return self._convolution(target, module, args[0])
+        if isinstance(module, nn.Linear):
+            return self._linear(target, module, args[0])
+        if isinstance(module, _BatchNorm):
+            return self._batchnorm(target, module, args[0])
+        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            self._read(target, module, self._by_channel(args[0]))
+        return self._operation(type(module).__name__, target, module, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation, or an attribute such as a shape."""
+        if target is getattr:
+            return getattr(*args)
+        return self._operation(target.__name__, target.__name__, target, args, kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation of a tensor."""
+        return self._operation(target, target, getattr(torch.Tensor, target), args, kwargs)
+
+    def _operation(self, kind: str, name: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = _tensors((args, kwargs))
+        in_place = kind.endswith("_") or kind in IN_PLACE or bool(kwargs.get("inplace")) or getattr(run, "inplace", False)
+        kind = kind.strip("_").replace("_", "").lower()
+        if kind in ZEROS:
+            return torch.zeros(self.shape, dtype=torch.int64)
+        if not tensors:
+            made = run(*args, **kwargs)
+            return self._unknown(self.meta, reason=f"is made by {name}") if isinstance(made, Tensor) else made
+        result = self._result(kind, name, tensors, run, args, kwargs)
+        # Who else holds the tensor, or a view of it, sees the change.
+        return tensors[0].copy_(result) if in_place and isinstance(result, Tensor) else result
+
+    def _result(
+        self,
+        kind: str,
+        name: str,
+        tensors: list[Ids],
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if kind in ZERO_STAYS_ZERO:
+            return self._resized(tensors[0])
+        if kind in ZERO_BECOMES_NUMBER:
+            return -self._resized(tensors[0]).abs()
+        if kind in SUMS:
+            return self._sum(*_operands(args, kwargs))
+        if kind in PRODUCTS:
+            return self._product(*_operands(args, kwargs))
+        if kind in QUOTIENTS and not isinstance(args[1], Tensor):
+            return args[0].clone()
+        if kind == "pad" and _pads_with_own(args, kwargs):
+            return run(tensors[0].double(), *args[1:], **kwargs).long()
+        if kind in REDUCTIONS:
+            dtype = {"dtype"} & set(kwargs)
+            options = {key: value for key, value in kwargs.items() if key not in dtype}
+            return self._resized(self._reduced(tensors[0], *args[1:], **options))
+        if kind in MOVES or kind == "getitem" and _leaves_channels(args[1]):
+            return run(*args, **kwargs)
+        if kind in MOVES_BY_WIDTH and not _flattens(kind, args, self.shape):
+            self._fix(*tensors, reason=f"passes {name}, which depends on the width")
+            return run(*args, **kwargs)
+        if kind in MOVES_BY_WIDTH:
+            return run(*args, **kwargs)
+        self._fix(*tensors, reason=f"passes {name}, which mixes channels or is unknown")
+        return self._unknown(self.meta, reason=f"comes out of {name}")
+
+    def _convolution(self, name: str, module: _ConvNd, x: Ids) -> Ids:
+        inputs = self._by_channel(x)
+        self._fix(inputs[inputs < 0], reason=f"reaches {name} as a number other than zero")
+        outputs = self._write(name, module, module.out_channels)
+        if name not in self.convolutions:
+            self.convolutions.append(name)
+        if module.groups == module.in_channels and module.groups > 1:
+            sources = inputs.abs().repeat_interleave(module.out_channels // module.in_channels)
+            self._fix(outputs[sources == 0], reason="filters a channel that is always zero")
+            if module.out_channels != module.in_channels:
+                self._fix(outputs, reason=f"{name} has several filters a channel")
+            self._unite(outputs, sources)
+        elif module.groups > 1:
+            self._fix(inputs, outputs, reason=f"{name} is a grouped convolution")
+        self._read(name, module, inputs)
+        return self._spread(outputs)
+
+    def _linear(self, name: str, module: nn.Linear, x: Ids) -> Ids:
+        features = x.flatten(0, -2)
+        if not (features == features[0]).all():
+            self._fix(x, reason=f"reaches {name} with its channels mixed")
+        self._fix(features[0][features[0] < 0], reason=f"reaches {name} as a number other than zero")
+        self._read(name, module, features[0])
+        return self._write(name, module, self.shape[-1]).expand(self.shape).clone()
+
+    def _batchnorm(self, name: str, module: _BatchNorm, x: Ids) -> Ids:
+        inputs = self._by_channel(x)
+        outputs = inputs.abs() if module.affine else -inputs.abs()
+        if (inputs == 0).any():
+            outputs[inputs == 0] = self._fresh((int((inputs == 0).sum()),), reason=f"a constant of {name}")
+        self._read(name, module, inputs)
+        return self._spread(outputs)
+
+    def _sum(self, a: Any, b: Any) -> Ids:
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            tensor, number = (a, b) if isinstance(a, Tensor) else (b, a)
+            return tensor.clone() if number == 0 else -tensor.abs()
+        a, b = torch.broadcast_tensors(a, b)
+        self._fix(a[b == 0], b[a == 0], reason="meets the zero channels of a padded shortcut")
+        self._unite(a, b)
+        ids = torch.where(a == 0, b, a).abs()
+        return torch.where((a < 0) | (b < 0), -ids, ids)
+
+    def _product(self, a: Any, b: Any) -> Ids:
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            return (a if isinstance(a, Tensor) else b).clone()
+        a, b = torch.broadcast_tensors(a, b)
+        self._unite(a, b)
+        ids = torch.where(b == 0, 0, a.abs())
+        return torch.where((a < 0) & (b < 0), -ids, ids)
+
+    def _reduced(self, x: Ids, *args: Any, **kwargs: Any) -> Ids:
+        low, high = (fn(x, *args, **kwargs) for fn in (torch.amin, torch.amax))
+        if not torch.equal(low, high):
+            self._fix(x, reason="is summed over channels")
+        return low
+
+    def _fresh(self, shape: tuple[int, ...], *, reason: str) -> Ids:
+        """New ids that may not go, one a channel (dimension 1, or the last one of two)."""
+        width = shape[1] if len(shape) > 1 else shape[0] if shape else 1
+        ids = torch.arange(self.n_ids, self.n_ids + width)
+        self.n_ids += width
+        self._fix(ids, reason=reason)
+        if len(shape) <= 1:
+            return ids.reshape(shape)
+        return ids.reshape(1, width, *[1] * (len(shape) - 2)).expand(shape).clone()
+
+    def _unknown(self, meta: Any, *, reason: str) -> Any:
+        """Fresh ids for one tensor, or for each tensor of a tuple."""
+        if hasattr(meta, "shape"):
+            return self._fresh(tuple(meta.shape), reason=reason)
+        return tuple(self._unknown(part, reason=reason) for part in meta) if isinstance(meta, tuple | list) else meta
+
+    def _fix(self, *tensors: Ids, reason: str) -> None:
+        for ids in tensors:
+            for number in ids.abs().unique().tolist():
+                self.fixed.setdefault(number, reason)
+
+    def _unite(self, a: Ids, b: Ids) -> None:
+        """What meets in a sum or product stays or goes together; 0 meets nothing."""
+        pairs = torch.stack([a, b]).abs()
+        if pairs.dim() > 3 and (pairs == pairs[..., :1, :1]).all():
+            pairs = pairs[..., 0, 0]
+        pairs = pairs.flatten(1)
+        self.united.append(pairs[:, pairs.all(0)].unique(dim=1))
+
+    def _write(self, name: str, module: nn.Module, width: int) -> Ids:
+        if name not in self.writes:
+            self.writes[name] = torch.arange(self.n_ids, self.n_ids + width)
+            self.n_ids += width
+        self._own(name, module, self.writes[name])
+        return self.writes[name]
+
+    def _own(self, name: str, module: nn.Module, ids: Ids) -> None:
+        """Parameters that two modules share cannot shrink in one of them."""
+        owners = [self.owners.setdefault(id(parameter), name) for parameter in module.parameters(recurse=False)]
+        for owner in set(owners) - {name}:
+            theirs = [found[owner] for found in (self.reads, self.writes) if owner in found]
+            self._fix(ids, *theirs, reason=f"{name} shares its parameters with {owner}")
+
+    def _read(self, name: str, module: nn.Module, ids: Ids) -> None:
+        self._own(name, module, ids)
+        if name in self.reads:
+            self._unite(self.reads[name], ids)
+        self.reads.setdefault(name, ids.abs())
+
+    def _by_channel(self, x: Ids) -> Ids:
+        """The id of every channel; channels that are not of one piece may not go."""
+        flat = x[0].flatten(1) if x.dim() > 2 else x[0][:, None]
+        if not (flat == flat[:, :1]).all():
+            self._fix(x, reason="is a channel of several filters")
+        return flat[:, 0].clone()
+
+    def _spread(self, ids: Ids) -> Ids:
+        """Ids by channel -> ids of the node's shape."""
+        return ids.reshape(1, -1, *[1] * (len(self.shape) - 2)).expand(self.shape).clone()
+
+    def _resized(self, x: Ids) -> Ids:
+        """The same channels in the node's shape."""
+        return x.clone() if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
+
+
+def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tensor]:
+    """All tensors in nested arguments; nodes are looked up in `env`."""
+    tensors: list[Tensor] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, fx.Node):
+            value = (env or {}).get(value)
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                visit(part)
+        elif isinstance(value, tuple | list):
+            for part in value:
+                visit(part)
+
+    visit(found)
+    return tensors
+
+
+def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The two sides of a sum or product, however they were passed."""
+    first, second, *_ = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
+    return first, second
+
+
+def _pads_with_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether F.pad puts nothing but zeros, or the image's own pixels, around it."""
+    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+    return mode != "constant" or not kwargs.get("value", args[3] if len(args) > 3 else 0)
+
+
+def _leaves_channels(index: Any) -> bool:
+    """Whether x[index] takes all channels: x[:, :, ::2], or an item of a tuple or size."""
+    return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
+
+
+def _flattens(kind: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a view keeps the images and leaves the rest to be worked out: x.view(n, -1)."""
+    sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+    return kind in ("view", "reshape") and len(shape) == 2 and len(sizes) == 2 and sizes[1] == -1
