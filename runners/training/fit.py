@@ -99,7 +99,7 @@ def fit(
         Preempted: a signal asked for the end; the state is saved.
         ResourceError: the device is out of memory.
     """
-    training = Training.start(network, optimizer, recipe)
+    training = Training.start(network, optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
     draw = augmented_epochs(splits.train, batch_size=recipe.batch_size, crop_padding=recipe.crop_padding, flip=recipe.flip)
     n_steps = math.ceil(len(splits.train) / recipe.batch_size)
     stream = fold(seed, *label.encode())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +21,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 300.0
 # On a GPU, asking whether the loss is finite waits for the device.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 50}
-
-
-class HasRates(Protocol):
-    """What a training needs of its recipe to start."""
-
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
-        ...
-
-    @property
-    def weight_decay(self) -> float:
-        """The weight decay."""
-        ...
 
 
 @dataclass
@@ -56,10 +42,10 @@ class Training:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def start(network: nn.Module, optimizer: Callable[..., Optimizer], recipe: HasRates) -> "Training":
+    def start(network: nn.Module, optimizer: Callable[..., Optimizer], *, lr: float, weight_decay: float) -> "Training":
         """A copy of `network` before its first step."""
         copy = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        update = optimizer(copy.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        update = optimizer(copy.parameters(), lr=lr, weight_decay=weight_decay)
         return Training(copy, update, torch.zeros(2, dtype=torch.float64, device=next(copy.parameters()).device))
 
     def end_epoch(self, row: dict[str, Any]) -> None:
