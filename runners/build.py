@@ -60,6 +60,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         provenance
         | {
             "seed": values["seed"],
+            "precision": parts.precision,
             "keys": parts.stages.keys,
             "reused": parts.stages.reused,
             "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},

@@ -83,6 +83,7 @@ def test_one_run_leaves_every_table(command: Command) -> None:
     facts = json.loads((folder / "run.json").read_text())
     assert set(facts["seconds"]) == {"trained", "scores", "selection", "recalibrated", "tuned", "measured", "total"}
     assert {"code", "versions", "hardware", "seed", "keys", "peak_memory_mb"} <= set(facts)
+    assert facts["precision"] in ("fp32", "bf16"), "auto is resolved"
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     assert "ratio: 0.5" in (folder / "config.yaml").read_text()
 
