@@ -11,7 +11,6 @@ from runners.pruning.channels import Channels
 from runners.pruning.remove import Removed
 
 SELECTION_COLUMNS = ["layer", "index", "before", "after", "floor_hit", "note", "removed"]
-SCOPES = ("layer", "global")
 ROUNDINGS = {"floor_pruned": ROUND_FLOOR, "floor_kept": ROUND_CEILING, "nearest": ROUND_HALF_UP}
 
 
