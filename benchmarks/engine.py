@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
-from runners.data.resident import Batch, Images, augmented_epochs  # noqa: E402
+from runners.data.resident import Batch, Draw, Images, augmentation, epoch_order, epoch_words  # noqa: E402
 from runners.training.step import train_step  # noqa: E402
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -81,9 +81,16 @@ def drain(batches: Iterator[Batch]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
+def our_batches(draw: Draw, n_images: int) -> Iterator[Batch]:
+    """One epoch of our input."""
+    words = epoch_words(0, 0)
+    for index in epoch_order(n_images, 0, 0, torch.device("cpu")).split(BATCH):
+        yield draw(index, words)
+
+
 def pipeline_row(images: Images, rounds: int) -> list[str]:
     """One epoch of input, without a network."""
-    draw = augmented_epochs(images, batch_size=BATCH, crop_padding=4, flip=True)
+    draw = augmentation(images, crop_padding=4, flip=True)
     loader = peer_batches(images)
 
     def peer() -> None:
@@ -91,11 +98,13 @@ def pipeline_row(images: Images, rounds: int) -> list[str]:
             pass
 
     def ours() -> None:
-        for _ in draw(0, 0, 0):
+        for _ in our_batches(draw, len(images)):
             pass
 
     theirs, mine = alternate(peer, ours, rounds)
-    moments = [tuple(value / len(images) for value in drain(batches)) for batches in (iter(loader), draw(0, 0, 0))]
+    moments = [
+        tuple(value / len(images) for value in drain(batches)) for batches in (iter(loader), our_batches(draw, len(images)))
+    ]
     gap = max(abs(a - b) for a, b in zip(*moments, strict=True))
     what = f"input of an epoch of {len(images):,} images"
     return row(what, "DataLoader + PIL", theirs, mine, f"first two moments within {gap:.3f}")
@@ -107,21 +116,22 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision
     networks = [make().train() for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     networks[1].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    updates = [torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9, weight_decay=DECAY) for net in networks]
+    rule = partial(torch.optim.SGD, momentum=0.9, weight_decay=DECAY)
+    updates = [rule(networks[0].parameters(), lr=LR), rule(networks[1].parameters(), lr=torch.tensor(LR), fused=True)]
     # Both see the same images first, so that their first losses can be compared.
     x, labels = next(images.batches(BATCH))
     first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
-    first.append(float(train_step(networks[1], updates[1], x, labels, lr=LR, precision=precision)[0]) / len(x))
+    first.append(float(train_step(networks[1], updates[1], x, labels, precision=precision)[0]) / len(x))
     some = images.take(torch.arange(STEPS * BATCH))
-    loader, draw = peer_batches(some), augmented_epochs(some, batch_size=BATCH, crop_padding=4, flip=True)
+    loader, draw = peer_batches(some), augmentation(some, crop_padding=4, flip=True)
 
     def peer() -> None:
         for x, labels in loader:
             peer_step(networks[0], updates[0], x, labels)
 
     def ours() -> None:
-        for x, labels in draw(0, 0, 0):
-            train_step(networks[1], updates[1], x, labels, lr=LR, precision=precision)
+        for x, labels in our_batches(draw, len(some)):
+            train_step(networks[1], updates[1], x, labels, precision=precision)
 
     theirs, mine = alternate(peer, ours, rounds)
     gap = abs(first[0] - first[1]) / first[0]

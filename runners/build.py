@@ -27,7 +27,9 @@ from runners.storage import folder as run_folder
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
-from runners.training.fit import Fit, Recipe, check_recipe, fit
+from runners.training.engine import Engine, cuda_graph
+from runners.training.fit import Fit, fit
+from runners.training.recipe import Recipe, check_recipe
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         provenance
         | {
             "seed": values["seed"],
-            "precision": parts.precision,
+            "precision": parts.engine.arithmetic,
             "keys": parts.stages.keys,
             "reused": parts.stages.reused,
             "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},
@@ -143,18 +145,20 @@ class Parts:
         recipe: Recipe = _instantiate(OmegaConf.create(given), section)
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
         check_recipe(recipe, optimizer, section, len(self.splits.train))
-        return partial(fit, recipe=recipe, optimizer=optimizer, precision=self.precision, seed=self.values["seed"], label=label)
+        return partial(fit, recipe=recipe, optimizer=optimizer, engine=self.engine, seed=self.values["seed"], label=label)
 
     @cached_property
-    def precision(self) -> str:
-        """What training computes in."""
+    def engine(self) -> Engine:
+        """How training steps are computed."""
         asked = self.values["precision"]
-        return asked if asked != "auto" else "bf16" if _has_bf16(self.device) else "fp32"
+        precision = asked if asked != "auto" else "bf16" if _has_bf16(self.device) else "fp32"
+        captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
+        return Engine(precision, compiled=self.values["compile"], capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        chain = keys.chain({**self.values, "precision": self.precision}, _content(self.splits))
+        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, _content(self.splits))
         return Stages(Store(Path(self.values["store"]).resolve()), chain, rerun=self.values["rerun"])
 
 

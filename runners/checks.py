@@ -84,6 +84,8 @@ CHECKS: tuple[Check, ...] = (
         "device=cpu",
     ),
     ("precision", _one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16", "precision=fp32"),
+    ("compile", _one_of(True, False), "true or false", "compile=true"),
+    ("cuda_graph", _one_of("auto", False), "auto or false", "cuda_graph=false"),
     ("rerun", _one_of(True, False), "true or false", "rerun=true"),
     ("debug", _one_of(True, False), "true or false", "debug=true"),
     (

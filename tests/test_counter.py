@@ -65,29 +65,29 @@ def test_the_finaliser_is_murmurhash3s() -> None:
 
 
 def test_numbers_and_tensors_agree() -> None:
-    words = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, *random_bits(torch.arange(1000), 3).tolist()]
+    words = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, *random_bits(torch.arange(1000), fold(3)).tolist()]
     assert _mix(torch.tensor(words)).tolist() == [_mix(word) for word in words] == [finaliser(word) for word in words]
     index = [0, 1, 77, 2**31, 2**32 - 1, 2**32, 2**40 + 3]
     for counters in COUNTERS:
         expected = [finaliser(finaliser(number % 2**32) ^ fold(*counters)) for number in index]
-        assert random_bits(torch.tensor(index), *counters).tolist() == expected
+        assert random_bits(torch.tensor(index), fold(*counters)).tolist() == expected
 
 
 def test_golden() -> None:
     """Pinned: another stream would change every trained network."""
     assert [fold(*counters) for counters in COUNTERS] == FOLDS
-    assert random_bits(torch.arange(4), 0, 1).tolist() == BITS
-    assert random_integers(torch.arange(12), 10, 42).tolist() == INTEGERS
+    assert random_bits(torch.arange(4), fold(0, 1)).tolist() == BITS
+    assert random_integers(torch.arange(12), 10, fold(42)).tolist() == INTEGERS
     assert permutation(12, 0, 3).tolist() == ORDER
 
 
 @pytest.mark.parametrize("counters", COUNTERS)
 def test_values_stay_in_range(counters: tuple[int, ...]) -> None:
     assert 0 <= fold(*counters) < 2**32
-    bits = random_bits(INDEX[:1000], *counters)
+    bits = random_bits(INDEX[:1000], fold(*counters))
     assert bits.dtype == torch.int64 and 0 <= int(bits.min()) and int(bits.max()) < 2**32
     for below in (1, 2, 7, 2**31):
-        found = random_integers(INDEX[:1000], below, *counters)
+        found = random_integers(INDEX[:1000], below, fold(*counters))
         assert 0 <= int(found.min()) and int(found.max()) < below
 
 
@@ -110,12 +110,12 @@ def p_of_independence(a: Tensor, b: Tensor, below: int) -> float:
 @pytest.mark.parametrize("below", (2, 3, 10, 256))
 @pytest.mark.parametrize("counters", ((0,), (3, 1), (2**63 - 1, -1)))
 def test_integers_are_uniform(counters: tuple[int, ...], below: int) -> None:
-    assert p_of_uniform(random_integers(INDEX, below, *counters), below) > TOO_UNLIKELY
+    assert p_of_uniform(random_integers(INDEX, below, fold(*counters)), below) > TOO_UNLIKELY
 
 
 @pytest.mark.parametrize("counters", ((0,), (3, 1)))
 def test_every_bit_is_fair_and_on_its_own(counters: tuple[int, ...]) -> None:
-    bits = random_bits(INDEX, *counters)
+    bits = random_bits(INDEX, fold(*counters))
     columns = [bits >> place & 1 for place in range(32)]
     # Six standard deviations of a share of 100,000 fair coins.
     limit = 6 * 0.5 / len(INDEX) ** 0.5
@@ -133,14 +133,14 @@ def test_every_filter_is_as_likely_in_every_place(n: int) -> None:
 
 def test_neighbouring_indices_are_independent() -> None:
     for counters in ((0,), (1, 2)):
-        values = random_integers(INDEX, 16, *counters)
+        values = random_integers(INDEX, 16, fold(*counters))
         for step in (1, 2, 32):
             assert p_of_independence(values[:-step], values[step:], 16) > TOO_UNLIKELY
 
 
 def independent(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
     return all(
-        p_of_independence(random_integers(INDEX, 16, *one), random_integers(INDEX, 16, *other), 16) > TOO_UNLIKELY
+        p_of_independence(random_integers(INDEX, 16, fold(*one)), random_integers(INDEX, 16, fold(*other)), 16) > TOO_UNLIKELY
         for one, other in pairs
     )
 
@@ -153,6 +153,6 @@ def test_other_counters_give_unrelated_numbers() -> None:
 
 def test_a_swap_of_index_and_counter_is_unrelated() -> None:
     """Image i of epoch e must not get what image e of epoch i gets."""
-    grid = torch.stack([random_integers(torch.arange(300), 16, counter) for counter in range(300)])
+    grid = torch.stack([random_integers(torch.arange(300), 16, fold(counter)) for counter in range(300)])
     upper = torch.triu_indices(300, 300, 1)
     assert p_of_independence(grid[upper[0], upper[1]], grid.T[upper[0], upper[1]], 16) > TOO_UNLIKELY

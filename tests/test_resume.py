@@ -22,7 +22,9 @@ from runners.storage import interruption
 from runners.storage.interruption import Preempted
 from runners.storage.resume import Checkpoints
 from runners.training import schedule, state
-from runners.training.fit import Recipe, fit
+from runners.training.engine import Engine
+from runners.training.fit import fit
+from runners.training.recipe import Recipe
 from support import ROOT, Command
 
 ZYGOTE = ROOT / "tests" / "zygote.py"
@@ -48,7 +50,7 @@ def blank() -> nn.Module:
 def train(folder: Path, recipe: Recipe = RECIPE) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     optimizer = partial(SGD, momentum=0.9)
     network, history = fit(
-        blank(), data(), Checkpoints(folder), recipe=recipe, optimizer=optimizer, precision="fp32", seed=3, label="train"
+        blank(), data(), Checkpoints(folder), recipe=recipe, optimizer=optimizer, engine=Engine("fp32"), seed=3, label="train"
     )
     return network.state_dict(), history
 

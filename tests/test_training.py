@@ -17,14 +17,17 @@ from torch.optim import SGD
 
 from runners.data.counter import fold
 from runners.data.fake import fake
-from runners.data.resident import Images, augmented_epochs
+from runners.data.resident import Images
 from runners.data.splits import Splits
 from runners.errors import ConfigError, NumericalError
 from runners.storage.resume import Checkpoints
 from runners.training import schedule
+from runners.training.engine import Engine
 from runners.training.evaluate import evaluate
-from runners.training.fit import HISTORY_COLUMNS, Recipe, check_recipe, fit
+from runners.training.fit import HISTORY_COLUMNS, fit
 from runners.training.recalibrate import recalibrate
+from runners.training.recipe import Recipe, check_recipe
+from support import augmented_epochs
 
 STEPS = partial(schedule.steps, milestones=[82, 164], gamma=0.1)
 MOMENTUM = partial(SGD, momentum=0.9)
@@ -65,7 +68,7 @@ def recipe(**changes: Any) -> Recipe:
 def train(network: nn.Module, given: Recipe, *, seed: int = 0, label: str = "train") -> tuple[nn.Module, pd.DataFrame]:
     with TemporaryDirectory() as folder:
         unfinished = Checkpoints(Path(folder))
-        return fit(network, data(), unfinished, recipe=given, optimizer=MOMENTUM, precision="fp32", seed=seed, label=label)
+        return fit(network, data(), unfinished, recipe=given, optimizer=MOMENTUM, engine=Engine("fp32"), seed=seed, label=label)
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -127,7 +130,7 @@ def slow_fit(network: nn.Module, splits: Splits, given: Recipe, seed: int, label
         torch.manual_seed(fold(stream, epoch))
         loss_sum, n_correct, rate = 0.0, 0, 0.0
         network.train()
-        for step, (x, labels) in enumerate(epochs(stream, epoch, 0)):
+        for step, (x, labels) in enumerate(epochs(stream, epoch)):
             rate = given.lr * given.schedule(epoch + step / n_steps, given.epochs)
             update.param_groups[0]["lr"] = rate
             update.zero_grad()

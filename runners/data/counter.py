@@ -24,22 +24,22 @@ def fold(*counters: int) -> int:
     return state
 
 
-def random_bits(index: Int64[Tensor, " n"], *counters: int) -> Int64[Tensor, " n"]:
-    """32 random bits for every index.  [0 .. 2^32 - 1]
+def random_bits(index: Int64[Tensor, " n"], word: int | Int64[Tensor, ""]) -> Int64[Tensor, " n"]:
+    """32 random bits for every index, others for every `word` (made by `fold`).  [0 .. 2^32 - 1]
 
-    The finaliser is MurmurHash3's (Appleby 2011, public domain), applied twice around the folded counters. 64-bit
-    products wrap, and only their low half is used: the same on CPU and CUDA.
+    The finaliser is MurmurHash3's (Appleby 2011, public domain), applied twice around the word. 64-bit products wrap,
+    and only their low half is used: the same on CPU and CUDA.
     """
-    return _mix(_mix(index & _LOW) ^ fold(*counters))
+    return _mix(_mix(index & _LOW) ^ word)
 
 
-def random_integers(index: Int64[Tensor, " n"], below: int, *counters: int) -> Int64[Tensor, " n"]:
+def random_integers(index: Int64[Tensor, " n"], below: int, word: int | Int64[Tensor, ""]) -> Int64[Tensor, " n"]:
     """A uniform whole number in [0, `below`) for every index (bias under `below` / 2^32)."""
-    return random_bits(index, *counters) * below >> 32
+    return random_bits(index, word) * below >> 32
 
 
 def permutation(n: int, *counters: int, device: torch.device | str = "cpu") -> Int64[Tensor, " n"]:
     """A random order of 0 .. n - 1 (n below 2^31)."""
     index = torch.arange(n, device=device)
     # The index in the low bits makes all keys distinct, so that no sort can order them differently.
-    return ((random_bits(index, *counters) >> 1) << 31 | index).argsort()
+    return ((random_bits(index, fold(*counters)) >> 1) << 31 | index).argsort()

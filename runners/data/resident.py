@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from runners.data.counter import fold, permutation, random_integers
 
 Batch = tuple[Float[Tensor, "images channels h w"], Int64[Tensor, " images"]]
+Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,17 @@ class Images:
         """Some of the images, in the order of `index`."""
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
+    @cached_property
+    def _scale(self) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """Mean and standard deviation, tiled along a row of pixels: operations run over long rows, not over 3 channels."""
+        width = self.pixels.shape[3]
+        mean, std = (self.pixels.new_tensor(values, dtype=torch.float32).repeat(width) for values in (self.mean, self.std))
+        return mean, std
+
     def normalise(self, pixels: UInt8[Tensor, "images channels h w"]) -> Float[Tensor, "images channels h w"]:
         """What the network sees: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
         nhwc = pixels.permute(0, 2, 3, 1).contiguous()
-        # Tiled along a row of pixels, so that each operation runs over long rows and not over three channels.
-        mean, std = (pixels.new_tensor(values, dtype=torch.float32).repeat(nhwc.shape[2]) for values in (self.mean, self.std))
+        mean, std = self._scale
         return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -47,14 +55,22 @@ class Images:
             yield self.normalise(pixels), labels
 
 
-def augmented_epochs(
-    images: Images, *, batch_size: int, crop_padding: int, flip: bool
-) -> Callable[[int, int, int], Iterator[Batch]]:
-    """The shuffled, cropped and flipped batches of any epoch from any step on, as a function of (seed, epoch, step).
+def epoch_order(n_images: int, seed: int, epoch: int, device: torch.device) -> Int64[Tensor, " images"]:
+    """The images of an epoch in its own random order."""
+    return permutation(n_images, fold(seed, epoch), 0, device=device)
+
+
+def epoch_words(seed: int, epoch: int) -> Int64[Tensor, " 3"]:
+    """The random words from which an epoch's crops (down, right) and mirror images are drawn."""
+    return torch.tensor([fold(fold(seed, epoch), which) for which in (1, 2, 3)])
+
+
+def augmentation(images: Images, *, crop_padding: int, flip: bool) -> Draw:
+    """Cropped and mirrored images, as a function of which images and of an epoch's random words.
 
     Uniform crops out of the zero-padded image and mirror images with probability one half, drawn independently for
     every image and epoch. The padded images and their mirror images are laid down once, row after row; a crop is the
-    rows that begin where it begins. Every image comes once an epoch; the last batch may be smaller.
+    rows that begin where it begins. All of it is work on the device, of fixed shape: a CUDA graph can hold it.
     """
     n_images, channels, height, width = images.pixels.shape
     padded = F.pad(images.pixels, (crop_padding,) * 4).permute(0, 2, 3, 1)
@@ -64,16 +80,12 @@ def augmented_epochs(
     pitch, offsets = (width + 2 * crop_padding) * channels, 2 * crop_padding + 1
     rows = torch.arange(height, device=copies.device) * pitch
 
-    def draw(seed: int, epoch: int, first_step: int) -> Iterator[Batch]:
-        key = fold(seed, epoch)
-        order = permutation(n_images, key, 0, device=copies.device)
-        for index in order.split(batch_size)[first_step:]:
-            dy, dx, mirror = (
-                random_integers(index, below, key, which) for which, below in enumerate((offsets, offsets, 1 + flip), 1)
-            )
-            image = (mirror * n_images + index) * (height + 2 * crop_padding) + dy
-            first = image * pitch + dx * channels
-            crops = runs.index_select(0, (first[:, None] + rows).flatten()).view(-1, height, width, channels)
-            yield images.normalise(crops.permute(0, 3, 1, 2)), images.labels[index]
+    def draw(index: Int64[Tensor, " some"], words: Int64[Tensor, " 3"]) -> Batch:
+        below = (offsets, offsets, 1 + flip)
+        dy, dx, mirror = (random_integers(index, choices, word) for choices, word in zip(below, words, strict=True))
+        image = (mirror * n_images + index) * (height + 2 * crop_padding) + dy
+        first = image * pitch + dx * channels
+        crops = runs.index_select(0, (first[:, None] + rows).flatten()).view(-1, height, width, channels)
+        return images.normalise(crops.permute(0, 3, 1, 2)), images.labels.index_select(0, index)
 
     return draw

@@ -13,7 +13,7 @@ from typing import Any
 KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
-BOOKKEEPING = frozenset({"data_root", "device", "outputs", "store", "rerun", "debug"})
+BOOKKEEPING = frozenset({"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
 
@@ -115,7 +115,7 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """The key of every stage's result.
 
     Args:
-        config: the resolved config, its precision no longer `auto`.
+        config: the resolved config, its precision no longer `auto` but what steps compute in.
         data_digest: hash of the images and labels themselves.
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}

@@ -1,76 +1,56 @@
 """Training, and fine-tuning, which is the same thing started elsewhere."""
 
 import logging
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import augmented_epochs
+from runners.data.resident import Draw, augmentation
 from runners.data.splits import Splits
-from runners.errors import ConfigError
 from runners.storage.resume import Checkpoints
+from runners.training.engine import Engine
 from runners.training.evaluate import evaluate
+from runners.training.lanes import Steps, together
 from runners.training.progress import Progress
+from runners.training.recipe import Recipe
 from runners.training.state import Keeper, Training
-from runners.training.step import train_step
+from runners.training.step import Plan, planned_step
 
 log = logging.getLogger(__name__)
-Fit = Callable[[nn.Module, Splits, Checkpoints], tuple[nn.Module, pd.DataFrame]]
+Fitted = tuple[nn.Module, pd.DataFrame]
 HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 
 
+class Fit(Protocol):
+    """`fit` with everything but the network chosen."""
+
+    def __call__(
+        self, network: nn.Module, splits: Splits, checkpoints: Checkpoints, *, masks: Mapping[str, Tensor] | None = None
+    ) -> Fitted:
+        """A trained copy of `network` and its history."""
+        ...
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """How long and how to train.
+class Start:
+    """One of several trainings of networks of one shape on the same data.
 
     Args:
-        lr: the learning rate that `schedule` multiplies.
-        schedule: (time in epochs, epochs) -> factor, asked before every step.
-        crop_padding: pixels of zeros around an image before it is cropped at random; 0 crops nothing.
-        flip: mirror every second image, at random.
+        checkpoints: written at the end of every epoch, now and then between, and when the run is asked to stop.
+        masks: parameter -> zeros and ones that multiply it after every step: what was zero stays zero.
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    schedule: Callable[[float, int], float]
-    crop_padding: int
-    flip: bool
-
-
-def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
-    """Finds out before anything is trained what the first step, or the last batch, would stumble over.
-
-    Raises:
-        ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch
-            of one image (BatchNorm needs two).
-    """
-    try:
-        optimizer([torch.zeros(1, requires_grad=True)], lr=recipe.lr, weight_decay=recipe.weight_decay)
-        recipe.schedule(0.0, recipe.epochs)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit the classes in their YAML; "
-            "see --cfg job"
-        ) from error
-    if recipe.epochs and _last_batch(n_images, recipe.batch_size) == 1:
-        better = next(size for size in count(recipe.batch_size + 1) if _last_batch(n_images, size) > 1)
-        raise ConfigError(
-            f"{label}.batch_size={recipe.batch_size} leaves a last batch of one image out of {n_images:,}; BatchNorm "
-            f"needs two; choose {label}.batch_size={better}"
-        )
-
-
-def _last_batch(n_images: int, batch_size: int) -> int:
-    return n_images % batch_size or batch_size
+    network: nn.Module
+    checkpoints: Checkpoints
+    seed: int
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def fit(
@@ -80,58 +60,98 @@ def fit(
     *,
     recipe: Recipe,
     optimizer: Callable[..., Optimizer],
-    precision: str,
+    engine: Engine,
     seed: int,
     label: str,
-) -> tuple[nn.Module, pd.DataFrame]:
+    masks: Mapping[str, Tensor] | None = None,
+) -> Fitted:
     """A trained copy of `network`, its weights those after the last epoch, and one row an epoch (`HISTORY_COLUMNS`).
 
     The test split is measured after every epoch and chooses nothing. The images' order and augmentation depend on
     `seed`, `label` and the epoch alone; so does the generator that layers such as dropout use. A training that was
     killed goes on from its last checkpoint, to the same bits.
 
-    Args:
-        checkpoints: written at the end of every epoch, every `CHECKPOINT_SECONDS`, and when the run is asked to stop.
-        precision: `fp32`, or `bf16` for autocast around fp32 weights.
-
     Raises:
         NumericalError: the loss or a weight is not finite; no such state is ever saved.
         Preempted: a signal asked for the end; the state is saved.
         ResourceError: the device is out of memory.
     """
-    training = Training.start(network, optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    draw = augmented_epochs(splits.train, batch_size=recipe.batch_size, crop_padding=recipe.crop_padding, flip=recipe.flip)
-    n_steps = math.ceil(len(splits.train) / recipe.batch_size)
-    stream = fold(seed, *label.encode())
-    if recipe.epochs:
-        rates = [recipe.lr * recipe.schedule(time, recipe.epochs) for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9)]
-        shown = ", ".join(f"{rate:.3g}" for rate in rates)
-        log.info(
-            f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, {precision}, learning rate {shown} (start, middle, "
-            "end)"
-        )
-    if saved := checkpoints.load():
+    start = Start(network, checkpoints, seed, masks or {})
+    return fit_together([start], splits, recipe=recipe, optimizer=optimizer, engine=engine, label=label)[0]
+
+
+def fit_together(
+    starts: Sequence[Start],
+    splits: Splits,
+    *,
+    recipe: Recipe,
+    optimizer: Callable[..., Optimizer],
+    engine: Engine,
+    label: str,
+) -> list[Fitted]:
+    """What `fit` gives for each of `starts`, to the same bits; on a GPU all of them train side by side.
+
+    Raises:
+        Exception: as `fit`; on a GPU, the first after the others have ended.
+    """
+    draw = augmentation(splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    works = [_train(start, splits, draw, recipe, optimizer, engine, label) for start in starts]
+    return together(works, splits.train.labels.device)
+
+
+def _train(
+    start: Start,
+    splits: Splits,
+    draw: Draw,
+    recipe: Recipe,
+    optimizer: Callable[..., Optimizer],
+    engine: Engine,
+    label: str,
+) -> Steps[Fitted]:
+    """One training, which pauses after every step."""
+    rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
+    training = Training.start(start.network, partial(optimizer, lr=rate, weight_decay=recipe.weight_decay), start.masks)
+    plan = Plan.blank(len(splits.train), recipe.batch_size, rate.device)
+    n_steps = len(plan.sizes)
+    stream = fold(start.seed, *label.encode())
+    _announce(label, recipe, engine)
+    if saved := start.checkpoints.load():
         training.restore(saved)
         log.info(f"{label}: goes on from epoch {training.epoch + 1}, step {training.step} of {n_steps}")
-    keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
+    forward = engine.forward(training.network)
+    step = partial(planned_step, training, forward, draw, plan, precision=engine.precision)
+    steps = {size: engine.repeated(partial(step, size=size)) for size in set(plan.sizes)}
+    keeper = Keeper(training, start.checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
     with Progress(label, recipe.epochs, len(splits.train), done=training.epoch) as progress:
         while training.epoch < recipe.epochs:
+            rates = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
+            plan.begin(stream, training.epoch, rates=rates, position=training.step)
             if training.step == 0:
                 torch.manual_seed(fold(stream, training.epoch))
             training.network.train()
-            with keeper.explain_out_of_memory():
-                for x, labels in draw(stream, training.epoch, training.step):
-                    rate = recipe.lr * recipe.schedule(training.epoch + training.step / n_steps, recipe.epochs)
-                    training.totals += train_step(training.network, training.update, x, labels, lr=rate, precision=precision)
-                    training.step += 1
-                    keeper.after_step()
-                    progress.batch(len(labels))
+            for size in plan.sizes[training.step :]:
+                with keeper.explain_out_of_memory():
+                    steps[size]()
+                training.step += 1
+                keeper.after_step()
+                progress.batch(size)
+                yield
             loss, top1 = (training.totals / len(splits.train)).tolist()
             keeper.check_finite()
             quality = evaluate(training.network, splits.test)
-            values = (training.epoch + 1, training.update.param_groups[0]["lr"], loss, 100 * top1, quality.top1_pct)
+            values = (training.epoch + 1, rates[-1], loss, 100 * top1, quality.top1_pct)
             training.end_epoch(dict(zip(HISTORY_COLUMNS, values, strict=True)))
             progress.epoch(training.epoch, loss_nats=loss, train_top1_pct=100 * top1, test_top1_pct=quality.top1_pct)
             if training.epoch < recipe.epochs:
                 keeper.save()
     return training.network.eval(), pd.DataFrame(training.rows, columns=HISTORY_COLUMNS)
+
+
+def _announce(label: str, recipe: Recipe, engine: Engine) -> None:
+    if not recipe.epochs:
+        return
+    rates = ", ".join(f"{recipe.rate(time):.3g}" for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9))
+    log.info(
+        f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, {engine.precision}, learning rate {rates} (start, "
+        "middle, end)"
+    )

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -30,29 +30,35 @@ class Training:
     Args:
         epoch: epochs that are finished.
         step: steps of the current epoch that are finished.
+        lr: the learning rate, which all groups of parameters of `update` share.
         totals: summed loss in nats, and right answers, of this epoch's images so far.
+        masks: parameters -> zeros and ones that multiply them after every step.
         rows: one a finished epoch.
     """
 
     network: nn.Module
     update: Optimizer
+    lr: Tensor
     totals: Tensor
+    masks: Mapping[Tensor, Tensor]
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def start(network: nn.Module, optimizer: Callable[..., Optimizer], *, lr: float, weight_decay: float) -> "Training":
+    def start(network: nn.Module, optimizer: Callable[..., Optimizer], masks: Mapping[str, Tensor]) -> "Training":
         """A copy of `network` before its first step."""
         copy = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        update = optimizer(copy.parameters(), lr=lr, weight_decay=weight_decay)
-        return Training(copy, update, torch.zeros(2, dtype=torch.float64, device=next(copy.parameters()).device))
+        update = optimizer(copy.parameters())
+        lr: Tensor = update.param_groups[0]["lr"]
+        totals = torch.zeros(2, dtype=torch.float64, device=lr.device)
+        return Training(copy, update, lr, totals, {copy.get_parameter(name): mask for name, mask in masks.items()})
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Moves on to the next epoch."""
         self.rows.append(row)
         self.epoch, self.step = self.epoch + 1, 0
-        self.totals = torch.zeros_like(self.totals)
+        self.totals.zero_()
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
@@ -67,11 +73,13 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a state, the generators included."""
+        """Goes back to a state, the generators included; every tensor that a step reads stays where it is."""
         self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
-        self.totals = state["totals"].to(self.totals.device)
+        self.totals.copy_(state["totals"])
         self.network.load_state_dict(state["network"])
         self.update.load_state_dict(state["update"])
+        for group in self.update.param_groups:
+            group["lr"] = self.lr
         torch.set_rng_state(state["generators"]["cpu"])
         if self.totals.is_cuda and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.totals.device)
@@ -115,7 +123,7 @@ class Keeper:
     def _check(self, *tensors: Tensor) -> None:
         if all(bool(tensor.isfinite().all()) for tensor in tensors):
             return
-        loss, rate = float(self.training.totals[0]), self.training.update.param_groups[0]["lr"]
+        loss, rate = float(self.training.totals[0]), float(self.training.lr)
         what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         raise NumericalError(
             f"{what} in {self._where()}, learning rate {rate:g}; all numbers must stay finite (last good checkpoint: "

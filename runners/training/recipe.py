@@ -1,0 +1,65 @@
+"""How long and how to train, and what is wrong with it before anything is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch.optim import Optimizer
+
+from runners.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how to train.
+
+    Args:
+        lr: the learning rate that `schedule` multiplies.
+        schedule: (time in epochs, epochs) -> factor, asked before every step.
+        crop_padding: pixels of zeros around an image before it is cropped at random; 0 crops nothing.
+        flip: mirror every second image, at random.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    schedule: Callable[[float, int], float]
+    crop_padding: int
+    flip: bool
+
+    def rate(self, time: float) -> float:
+        """The learning rate after `time` epochs."""
+        return self.lr * self.schedule(time, self.epochs)
+
+
+def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
+    """Finds out before anything is trained what the first step, or the last batch, would stumble over.
+
+    Raises:
+        ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch
+            of one image (BatchNorm needs two).
+    """
+    try:
+        # The rate lies in a tensor, so that a captured step can follow the schedule.
+        weight = torch.zeros(1, requires_grad=True)
+        update = optimizer([weight], lr=torch.tensor(recipe.lr), weight_decay=recipe.weight_decay)
+        weight.grad = torch.zeros(1)
+        update.step()
+        recipe.rate(0.0)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit the classes in their YAML; "
+            "see --cfg job"
+        ) from error
+    if recipe.epochs and _last_batch(n_images, recipe.batch_size) == 1:
+        better = next(size for size in count(recipe.batch_size + 1) if _last_batch(n_images, size) > 1)
+        raise ConfigError(
+            f"{label}.batch_size={recipe.batch_size} leaves a last batch of one image out of {n_images:,}; BatchNorm "
+            f"needs two; choose {label}.batch_size={better}"
+        )
+
+
+def _last_batch(n_images: int, batch_size: int) -> int:
+    return n_images % batch_size or batch_size
