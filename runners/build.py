@@ -183,13 +183,18 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _prepare_torch() -> None:
-    """fp32 means fp32: no TF32, and no algorithm picked by timing. Threads as Slurm gave them, if nothing else says."""
+    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing. Threads as Slurm gave them."""
     if "OMP_NUM_THREADS" not in os.environ and (cpus := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         torch.set_num_threads(int(cpus))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    if torch.cuda.is_available():
+        # cuBLAS reads this once, before its first product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _instantiate(node: Any, what: str) -> Any:
