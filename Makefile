@@ -20,6 +20,7 @@ test-all: .venv/ready ## the tests, and the slow ones
 
 bench: .venv/ready ## time the training engine against plain loops, side by side
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/engine_gpu.py
 
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .

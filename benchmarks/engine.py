@@ -47,11 +47,15 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def peer_batches(images: Images) -> DataLoader[tuple[Tensor, int]]:
-    """DataLoader over PIL images: pad-and-crop, flip, to tensor, normalise."""
+def peer_transform() -> Callable[[Image.Image], Tensor]:
+    """Pad-and-crop, flip, to tensor, normalise."""
     steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
-    return DataLoader(PilImages(images, transform), batch_size=BATCH, shuffle=True)
+    return transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
+
+
+def peer_batches(images: Images) -> DataLoader[tuple[Tensor, int]]:
+    """DataLoader over PIL images."""
+    return DataLoader(PilImages(images, peer_transform()), batch_size=BATCH, shuffle=True)
 
 
 def peer_step(network: nn.Module, update: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> float:
@@ -144,25 +148,27 @@ def row(what: str, peer: str, theirs: float, mine: float, agreement: str) -> lis
     return [what, peer, f"{theirs:.3f} s", f"{mine:.3f} s", f"{theirs / mine:.1f}x", agreement]
 
 
+def options(defaults: dict[str, int]) -> dict[str, int]:
+    """The command line's `name=number` over `defaults`."""
+    return defaults | {name: int(value) for name, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+
+
 def main() -> None:
     """Measures and prints."""
-    options = {"rounds": 5, "images": 4096, "threads": 1}
-    options |= {name: int(value) for name, _, value in (argument.partition("=") for argument in sys.argv[1:])}
-    torch.set_num_threads(options["threads"])
+    given = options({"rounds": 5, "images": 4096, "threads": 1})
+    torch.set_num_threads(given["threads"])
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (options["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (given["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
     images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
-    print(
-        f"# {platform.processor() or platform.machine()}, torch {torch.__version__}, {options['threads']} thread(s), ", end=""
-    )
-    print(f"median of {options['rounds']}, competitors in turn\n")
+    print(f"# {platform.processor() or platform.machine()}, torch {torch.__version__}, {given['threads']} thread(s), ", end="")
+    print(f"median of {given['rounds']}, competitors in turn\n")
     print("| what | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
-    rows = [partial(pipeline_row, images, options["rounds"])]
+    rows = [partial(pipeline_row, images, given["rounds"])]
     for name, make in {
         "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10),
         "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
     }.items():
-        rows += [partial(step_row, name, make, images, precision, options["rounds"]) for precision in ("fp32", "bf16")]
+        rows += [partial(step_row, name, make, images, precision, given["rounds"]) for precision in ("fp32", "bf16")]
     for measure in rows:
         print("| " + " | ".join(measure()) + " |", flush=True)
 

@@ -30,6 +30,7 @@ from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, fit
 from runners.training.recipe import Recipe, check_recipe
+from runners.training.tensorboard import Watch, tensorboard, unwatched
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         UserError: anything that the user can put right, before the first training step where it can be known.
     """
     started = time.monotonic()
-    parts = Parts(config, values)
+    parts = Parts(config, values, folder)
     runner = get_method(config.runner._target_)
     arguments = {name: getattr(parts, name) for name in inspect.signature(runner).parameters}
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
@@ -57,6 +58,10 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         run_folder.write_table(folder, name, table.assign(**columns))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
+    for stage in parts.stages.reused:  # it was trained where nobody watched
+        watch = parts.watch(stage)
+        for row in results.tables["history"].query("stage == @stage").to_dict("records"):
+            watch(row)
     run_folder.finish(
         folder,
         provenance
@@ -74,8 +79,8 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
 class Parts:
     """Every part of an experiment, built when a runner first names it; the arguments of runners are named here."""
 
-    def __init__(self, config: DictConfig, values: Mapping[str, Any]) -> None:
-        self.config, self.values = config, values
+    def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
+        self.config, self.values, self.folder = config, values, folder
         _prepare_torch()
 
     @cached_property
@@ -133,19 +138,24 @@ class Parts:
         """Training; with given weights, none."""
         if self.weights:
             log.info(f"weights={self.weights}: nothing is trained before pruning")
-        return self._fit("recipe", "train", epochs=0 if self.weights else None)
+        return self._fit("recipe", "train", "trained", epochs=0 if self.weights else None)
 
     @cached_property
     def finetune(self) -> Fit:
         """Fine-tuning."""
-        return self._fit("finetune", "finetune")
+        return self._fit("finetune", "finetune", "tuned")
 
-    def _fit(self, section: str, label: str, epochs: int | None = None) -> Fit:
+    def _fit(self, section: str, label: str, stage: str, epochs: int | None = None) -> Fit:
         given = self.values[section] | ({} if epochs is None else {"epochs": epochs})
         recipe: Recipe = _instantiate(OmegaConf.create(given), section)
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
         check_recipe(recipe, optimizer, section, len(self.splits.train))
-        return partial(fit, recipe=recipe, optimizer=optimizer, engine=self.engine, seed=self.values["seed"], label=label)
+        settings = {"engine": self.engine, "seed": self.values["seed"], "label": label, "watch": self.watch(stage)}
+        return partial(fit, recipe=recipe, optimizer=optimizer, **settings)
+
+    def watch(self, stage: str) -> Watch:
+        """Who looks at the training of a stage while it runs."""
+        return tensorboard(self.folder / run_folder.TENSORBOARD / stage) if self.values["tensorboard"] else unwatched
 
     @cached_property
     def engine(self) -> Engine:

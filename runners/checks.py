@@ -86,6 +86,7 @@ CHECKS: tuple[Check, ...] = (
     ("precision", _one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16", "precision=fp32"),
     ("compile", _one_of(True, False), "true or false", "compile=true"),
     ("cuda_graph", _one_of("auto", False), "auto or false", "cuda_graph=false"),
+    ("tensorboard", _one_of(True, False), "true or false", "tensorboard=true"),
     ("rerun", _one_of(True, False), "true or false", "rerun=true"),
     ("debug", _one_of(True, False), "true or false", "debug=true"),
     (

@@ -40,6 +40,9 @@ CONFIG: dict[str, Any] = {
     "outputs": "/somewhere/outputs",
     "store": "/somewhere/outputs/store",
     "rerun": False,
+    "tensorboard": False,
+    "compile": False,
+    "cuda_graph": "auto",
     "debug": False,
     "names": {"runner": "one_shot", "model": "resnet56", "dataset": "fake", "criterion": "l1"},
     "model": {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 56, "num_classes": 10},
@@ -171,7 +174,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         "selection": "9f9e92b8b01bc2ae7ca00fe8be50deda",
         "tuned": "7d18ba188a1520505721efa11231fcdc",
     }
-    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-2b3b897ec3"
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-8a72730aac"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,9 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"store": "/elsewhere"}, set()),
         ({"rerun": True}, set()),
         ({"debug": True}, set()),
+        ({"tensorboard": True}, set()),
+        ({"cuda_graph": False}, set()),
+        ({"precision": "fp32 compiled"}, {"trained", "scores", "selection", "tuned"}),
         ({"data_root": "/elsewhere", "dataset__data_root": "/elsewhere"}, set()),
         ({"dataset__download_root": "/elsewhere"}, set()),
         ({"runner": {"_target_": "runners.score_only.run"}, "names__runner": "score_only"}, set()),
@@ -218,6 +224,7 @@ def test_other_images_under_the_same_name_rename_everything() -> None:
 
 def test_bookkeeping_changes_no_run_name() -> None:
     same = changed(device="cpu", outputs="/a", store="/b", rerun=True, debug=True, data_root="/c", dataset__data_root="/c")
+    same |= {"tensorboard": True, "cuda_graph": False}
     assert run_name(same) == run_name(CONFIG)
     assert len({run_name(changed(**{key: 7})) for key in ("seed", "ratio", "min_keep", "recipe__lr", "finetune__lr")}) == 5
 

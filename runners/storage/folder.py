@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
 CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
+TENSORBOARD = "tensorboard"
 
 
 def is_done(folder: Path) -> bool:
@@ -34,6 +36,7 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
     """Notes that a run has begun, and what it was asked for; what an earlier run left goes."""
     for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png")):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     write_json(folder / STATUS, {"state": "running", "started": _now(), "pid": os.getpid()})
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 

@@ -22,6 +22,7 @@ from runners.training.progress import Progress
 from runners.training.recipe import Recipe
 from runners.training.state import Keeper, Training
 from runners.training.step import Plan, planned_step
+from runners.training.tensorboard import Watch, unwatched
 
 log = logging.getLogger(__name__)
 Fitted = tuple[nn.Module, pd.DataFrame]
@@ -45,12 +46,14 @@ class Start:
     Args:
         checkpoints: written at the end of every epoch, now and then between, and when the run is asked to stop.
         masks: parameter -> zeros and ones that multiply it after every step: what was zero stays zero.
+        watch: is shown every row of the history.
     """
 
     network: nn.Module
     checkpoints: Checkpoints
     seed: int
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    watch: Watch = unwatched
 
 
 def fit(
@@ -63,6 +66,7 @@ def fit(
     engine: Engine,
     seed: int,
     label: str,
+    watch: Watch = unwatched,
     masks: Mapping[str, Tensor] | None = None,
 ) -> Fitted:
     """A trained copy of `network`, its weights those after the last epoch, and one row an epoch (`HISTORY_COLUMNS`).
@@ -71,12 +75,15 @@ def fit(
     `seed`, `label` and the epoch alone; so does the generator that layers such as dropout use. A training that was
     killed goes on from its last checkpoint, to the same bits.
 
+    Args:
+        watch: is shown every row of the history as soon as there is one, those before a resumption too.
+
     Raises:
         NumericalError: the loss or a weight is not finite; no such state is ever saved.
         Preempted: a signal asked for the end; the state is saved.
         ResourceError: the device is out of memory.
     """
-    start = Start(network, checkpoints, seed, masks or {})
+    start = Start(network, checkpoints, seed, masks or {}, watch)
     return fit_together([start], splits, recipe=recipe, optimizer=optimizer, engine=engine, label=label)[0]
 
 
@@ -118,6 +125,8 @@ def _train(
     if saved := start.checkpoints.load():
         training.restore(saved)
         log.info(f"{label}: goes on from epoch {training.epoch + 1}, step {training.step} of {n_steps}")
+    for row in training.rows:
+        start.watch(row)
     forward = engine.forward(training.network)
     step = partial(planned_step, training, forward, draw, plan, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(plan.sizes)}
@@ -141,6 +150,7 @@ def _train(
             quality = evaluate(training.network, splits.test)
             values = (training.epoch + 1, rates[-1], loss, 100 * top1, quality.top1_pct)
             training.end_epoch(dict(zip(HISTORY_COLUMNS, values, strict=True)))
+            start.watch(training.rows[-1])
             progress.epoch(training.epoch, loss_nats=loss, train_top1_pct=100 * top1, test_top1_pct=quality.top1_pct)
             if training.epoch < recipe.epochs:
                 keeper.save()
