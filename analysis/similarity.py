@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 SPEARMAN_COLUMNS = ["layer", "index", "criterion_a", "criterion_b", "rho", "n_filters", "note"]
+POOLED_COLUMNS = ["criterion_a", "criterion_b", "rho", "n_filters", "n_layers", "note"]
 FEWEST_FILTERS = 3
 
 
@@ -35,6 +36,32 @@ def spearman(scores: pd.DataFrame) -> pd.DataFrame:
         for a, b in combinations(range(len(present)), 2):
             rows.append((layer, index, present[a], present[b], rho[a, b], len(columns), note[a] or note[b]))
     return pd.DataFrame(rows, columns=SPEARMAN_COLUMNS)
+
+
+def pooled_spearman(scores: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of every pair of criteria over the filters of all layers together.  [-1..1]
+
+    Says whether two criteria would prune alike across layers: it mixes how they rank the filters of a layer with how
+    they scale from layer to layer. A pair is correlated over the layers that both criteria score.
+
+    Args:
+        scores: as for `spearman`.
+
+    Returns:
+        One row a pair: `criterion_a, criterion_b, rho, n_filters, n_layers, note`; `rho` and `note` as `spearman` has them.
+
+    Source:
+        Huang et al. 2021, section 4.2 and figure 5 (e-f).
+    """
+    criteria = list(dict.fromkeys(scores["criterion"]))
+    columns = scores.pivot(index=["index", "filter"], columns="criterion", values="score")
+    rows: list[tuple[object, ...]] = []
+    for a, b in combinations(criteria, 2):
+        both = columns[[a, b]].dropna(how="any")
+        rho, note = _correlations(both.to_numpy())
+        layers = both.index.get_level_values("index").nunique()
+        rows.append((a, b, rho[0, 1], len(both), layers, note[0] or note[1]))
+    return pd.DataFrame(rows, columns=POOLED_COLUMNS)
 
 
 def _correlations(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -21,7 +21,7 @@ from runners.data.splits import Splits
 from runners.errors import ConfigError
 from runners.pruning.score import check_criteria
 from runners.pruning.select import Rule
-from runners.results import Results
+from runners.reports import Report, check_reports, with_reports
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
 from runners.storage.stages import Stages
@@ -47,14 +47,16 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     arguments = {name: getattr(parts, name) for name in inspect.signature(runner).parameters}
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, parts.device)
+    check_reports(parts.reports)
     run_folder.start(folder, values)
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
-    results: Results = runner(**arguments)
+    results = with_reports(runner(**arguments), parts.reports)
     own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
     chosen = {"pruned_by": parts.chosen, "ratio": parts.rule.ratio, "scope": parts.rule.scope}
     for name, table in results.tables.items():
-        columns = own if name in ("scores", "spearman") else own | chosen
+        about_all = {"criterion", "criterion_a"} & set(table)
+        columns = own if about_all else own | chosen
         run_folder.write_table(folder, name, table.assign(**columns))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
@@ -127,6 +129,12 @@ class Parts:
         found = {name: _instantiate(OmegaConf.create(spec), f"criterion {name}") for name, spec in specs.items()}
         check_criteria(found)
         return found
+
+    @cached_property
+    def reports(self) -> dict[str, Report]:
+        """Tables and figures beyond the runner's own."""
+        specs = self.values["reports"].items()
+        return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
 
     @cached_property
     def rule(self) -> Rule:

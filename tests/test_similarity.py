@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from analysis.similarity import SPEARMAN_COLUMNS, spearman
+from analysis.similarity import POOLED_COLUMNS, SPEARMAN_COLUMNS, pooled_spearman, spearman
 from criteria.layer import Criterion, Weights
 from criteria.norm import fermat, gm, l1, l2
 
@@ -123,3 +123,31 @@ def test_a_criterion_that_lacks_a_layer_has_no_row_there() -> None:
     assert list(found["layer"]) == ["next"] * 3 and found["rho"].notna().all()
     lacking = spearman(table({"conv": {"a": [1, 2, 3], "b": [3, 2, 1]}, "next": {"b": [1, 2, 3]}}))
     assert [(row["layer"], row["rho"]) for row in lacking.to_dict("records")] == [("conv", pytest.approx(-1))]
+
+
+def test_pooled_is_scipy_over_the_filters_of_all_layers_that_both_criteria_score() -> None:
+    generator = np.random.default_rng(1)
+    layers = {
+        "one": {name: generator.standard_normal(9) for name in "abc"},
+        "two": {name: 100 + generator.standard_normal(5) for name in "ab"},  # c scores no filter here
+        "three": {name: generator.integers(0, 3, 7).astype(float) for name in "abc"},
+    }
+    found = pooled_spearman(table(layers))
+    assert list(found) == POOLED_COLUMNS
+    for (a, b), names, n_filters in (
+        (("a", "b"), layers, 21),
+        (("a", "c"), ("one", "three"), 16),
+        (("b", "c"), ("one", "three"), 16),
+    ):
+        row = pair(found, a, b)
+        first, second = (np.concatenate([layers[name][criterion] for name in names]) for criterion in (a, b))
+        expected = spearmanr(first, second).statistic
+        assert row["rho"] == pytest.approx(expected, abs=1e-12)
+        assert (row["n_filters"], row["n_layers"], row["note"]) == (n_filters, len(names), "")
+
+
+def test_pooling_may_turn_agreement_round() -> None:
+    """In every layer the two agree; over layers their scales run against each other."""
+    layers = {f"layer{i}": {"a": np.arange(4) + 10.0 * i, "b": np.arange(4) - 10.0 * i} for i in range(5)}
+    assert (spearman(table(layers))["rho"] == 1).all()
+    assert pair(pooled_spearman(table(layers)), "a", "b")["rho"] < -0.8

@@ -36,6 +36,7 @@ CONFIG: dict[str, Any] = {
     "precision": "fp32",
     "weights": None,
     "data_root": None,
+    "reports": {},
     "device": "auto",
     "outputs": "/somewhere/outputs",
     "store": "/somewhere/outputs/store",
@@ -174,7 +175,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         "selection": "9f9e92b8b01bc2ae7ca00fe8be50deda",
         "tuned": "7d18ba188a1520505721efa11231fcdc",
     }
-    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-8a72730aac"
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-8b155ea810"
 
 
 @pytest.mark.parametrize(
