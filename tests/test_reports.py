@@ -86,4 +86,4 @@ def test_the_figure_shows_only_what_lies_above_and_every_layer_asked_for() -> No
     assert texts["convolution 4"] == ["1.00", "1.00"], "0.3 is not drawn"
     assert texts["all layers pooled"] == ["1.00", "0.80", "0.80", "1.00"]
     clipped = next(axes for axes in figure.axes if axes.get_title().startswith("Var / E (")).lines[0].get_ydata()
-    assert list(clipped) == [0.1, 1.0]
+    np.testing.assert_array_equal(clipped, [0.1, 1.0])
