@@ -8,7 +8,7 @@ ids form groups: filters that stay or go together.
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from runners.errors import ConfigError
 from runners.pruning.ids import IdInterpreter
+from runners.pruning.sizes import Sizes, network_sizes
 
 Groups = Int64[np.ndarray, " channels"]
 
@@ -35,12 +37,18 @@ class Channels:
         reads: module -> group of each input channel or feature (convolutions, linear layers, BatchNorm, PReLU).
         fixed: group -> why none of its filters may go. Group 0 is the channels that are provably zero.
         convolutions: the convolutions, in order of execution.
+        parts: layer -> the part of each filter, where its filters fall into parts that must keep equal counts.
+        norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
+        sizes: what the modules cost.
     """
 
     writes: Mapping[str, Groups]
     reads: Mapping[str, Groups]
     fixed: Mapping[int, str]
     convolutions: tuple[str, ...]
+    parts: Mapping[str, Int64[np.ndarray, " filters"]] = field(default_factory=dict)
+    norms: Mapping[str, str] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=Sizes)
 
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
@@ -62,7 +70,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     network = deepcopy(network).eval()
     try:
         traced = fx.GraphModule(network, _Tracer().trace(network))
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             ShapeProp(traced).propagate(example)
         interpreter = IdInterpreter(traced)
         interpreter.run(example)
@@ -72,10 +80,10 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
             "keep data-dependent Python out of forward, or choose another model"
         ) from error
-    return _grouped(interpreter)
+    return _grouped(interpreter, network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2))
 
 
-def _grouped(interpreter: IdInterpreter) -> Channels:
+def _grouped(interpreter: IdInterpreter, sizes: Sizes) -> Channels:
     """All that was united, as groups."""
     a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *interpreter.united], dim=1).numpy()
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(interpreter.n_ids, interpreter.n_ids))
@@ -88,7 +96,20 @@ def _grouped(interpreter: IdInterpreter) -> Channels:
         reads={name: groups[ids.numpy()] for name, ids in interpreter.reads.items()},
         fixed=fixed,
         convolutions=tuple(interpreter.convolutions),
+        norms=_norms(interpreter),
+        sizes=sizes,
     )
+
+
+def _norms(interpreter: IdInterpreter) -> dict[str, str]:
+    """Before ids are united, a BatchNorm that reads the ids of one convolution reads its output, not a sum."""
+    modules = dict(interpreter.module.named_modules())
+    found: dict[str, str] = {}
+    for layer in interpreter.convolutions:
+        for name, read in interpreter.reads.items():
+            if isinstance(modules[name], _BatchNorm) and torch.equal(read, interpreter.writes[layer]):
+                found.setdefault(layer, name)
+    return found
 
 
 class _Tracer(fx.Tracer):
