@@ -19,8 +19,8 @@ from torch import nn
 from criteria.layer import Criterion
 from runners.data.splits import Splits
 from runners.errors import ConfigError
+from runners.pruning.rule import Rule
 from runners.pruning.score import check_criteria
-from runners.pruning.select import Rule
 from runners.results import Results
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -49,10 +49,11 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         torch.cuda.reset_peak_memory_stats(parts.device)
     results: Results = runner(**arguments)
     own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
-    chosen = {"pruned_by": parts.chosen, "ratio": parts.rule.ratio, "scope": parts.rule.scope}
+    chosen = {"pruned_by": parts.chosen} | _rule_columns(values)
     for name, table in results.tables.items():
         columns = own if name in ("scores", "spearman") else own | chosen
-        run_folder.write_table(folder, name, table.assign(**columns))
+        added = {column: value for column, value in columns.items() if column not in table}
+        run_folder.write_table(folder, name, table.assign(**added))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     run_folder.finish(
@@ -67,6 +68,12 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
             "peak_memory_mb": facts.peak_memory_mb(parts.device),
         },
     )
+
+
+def _rule_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule as columns of tables; shares layer by layer are in selection.csv, and leave `ratio` empty."""
+    found = {"preset": keys.preset(values)} | {key: keys.canonical(values[key]) for key in keys.RULE if key != "skip"}
+    return found | ({"ratio": None} if isinstance(found["ratio"], dict) else {})
 
 
 class Parts:
@@ -124,7 +131,7 @@ class Parts:
     @cached_property
     def rule(self) -> Rule:
         """How many filters go."""
-        return Rule(**{key: keys.canonical(self.values[key]) for key in ("ratio", "scope", "rounding", "min_keep")})
+        return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
 
     @cached_property
     def train(self) -> Fit:

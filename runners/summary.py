@@ -50,7 +50,9 @@ def _selection(selection: pd.DataFrame) -> str:
     gone, before = int((ranked["before"] - ranked["after"]).sum()), int(ranked["before"].sum())
     floor = int(selection["floor_hit"].sum())
     held = f"; {floor} layers held at their floor" if floor else ""
-    return f"Removed {gone:,} of {before:,} filters of {len(ranked)} ranked layers (of {len(selection)}){held}."
+    zeroed = sum(len(numbers.split()) for numbers in selection["masked"]) if "masked" in selection else 0
+    masked = f", masked {zeroed:,}" if zeroed else ""
+    return f"Removed {gone:,}{masked} of {before:,} filters of {len(ranked)} ranked layers (of {len(selection)}){held}."
 
 
 def _spearman(spearman: pd.DataFrame) -> str:
