@@ -134,6 +134,11 @@ class Parts:
         return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
 
     @cached_property
+    def ratios(self) -> list[float]:
+        """The ratios at which every layer is pruned alone."""
+        return keys.canonical(self.values["runner"]["ratios"])
+
+    @cached_property
     def train(self) -> Fit:
         """Training; with given weights, none."""
         if self.weights:

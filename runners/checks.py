@@ -131,6 +131,12 @@ CHECKS: tuple[Check, ...] = (
     ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
     ("outputs", _text, "a folder", "outputs=outputs"),
     ("store", _text, "a folder", "store=outputs/store"),
+    (
+        "runner.ratios",
+        lambda v: isinstance(v, list) and len(v) > 0 and all(map(_ratio, v)),
+        "a list of shares from 0 up to but not 1",
+        "runner.ratios=[0.3,0.5]",
+    ),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),

@@ -43,6 +43,7 @@ STAGES: Mapping[str, Stage] = {
     "given": Stage(1, (), ("model", "weights")),
     "scores": Stage(1, ("trained",), ("compared", "score_share")),
     "selection": Stage(1, ("scores",), ("chosen", *RULE)),
+    "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
 }
 
@@ -136,11 +137,12 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
         data_digest: hash of the images and labels themselves.
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
+    plain["ratios"] = config["runner"].get("ratios")
     # Which images score is chosen among the training images, and changes nothing before the scores.
     plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
-        if name == "given" and not plain.get("weights"):
+        if (name == "given" and not plain.get("weights")) or (name == "sensitivity" and not plain["ratios"]):
             continue
         sections = {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}
         before = [keys[earlier] for earlier in stage.after]
