@@ -45,9 +45,10 @@ def check_shares(channels: Channels, found: Sequence[Family], rule: Rule) -> Non
     for key, share in rule.ratio.items():
         for layer in [] if is_pattern(key) or not share else matching(key, channels.convolutions, "ratio"):
             if layer not in ranked_layers:
+                why = channels.obstacle(layer)
                 raise ConfigError(
-                    f"ratio gives {layer} the share {share:g}, but its filters cannot go alone ({channels.obstacle(layer)}); only "
-                    "ranked layers lose filters; leave it out, or try coupled=group or coupled=mask"
+                    f"ratio gives {layer} the share {share:g}, but its filters cannot go one by one ({why}); only ranked "
+                    "layers lose filters; leave it out, or try coupled=group or coupled=mask"
                 )
 
 
