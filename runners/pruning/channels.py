@@ -80,10 +80,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
             "keep data-dependent Python out of forward, or choose another model"
         ) from error
-    return _grouped(interpreter, network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2))
+    sizes = network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2)
+    return _grouped(interpreter, _norms(traced, interpreter), sizes)
 
 
-def _grouped(interpreter: IdInterpreter, sizes: Sizes) -> Channels:
+def _grouped(interpreter: IdInterpreter, norms: Mapping[str, str], sizes: Sizes) -> Channels:
     """All that was united, as groups."""
     a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *interpreter.united], dim=1).numpy()
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(interpreter.n_ids, interpreter.n_ids))
@@ -96,19 +97,24 @@ def _grouped(interpreter: IdInterpreter, sizes: Sizes) -> Channels:
         reads={name: groups[ids.numpy()] for name, ids in interpreter.reads.items()},
         fixed=fixed,
         convolutions=tuple(interpreter.convolutions),
-        norms=_norms(interpreter),
+        norms=norms,
         sizes=sizes,
     )
 
 
-def _norms(interpreter: IdInterpreter) -> dict[str, str]:
-    """Before ids are united, a BatchNorm that reads the ids of one convolution reads its output, not a sum."""
-    modules = dict(interpreter.module.named_modules())
+def _norms(traced: fx.GraphModule, interpreter: IdInterpreter) -> dict[str, str]:
+    """The BatchNorm of each convolution: nothing else flows into it, and its channels are that layer's filters in order."""
     found: dict[str, str] = {}
-    for layer in interpreter.convolutions:
-        for name, read in interpreter.reads.items():
-            if isinstance(modules[name], _BatchNorm) and torch.equal(read, interpreter.writes[layer]):
-                found.setdefault(layer, name)
+    for node in traced.graph.nodes:
+        if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), _BatchNorm):
+            continue
+        source = node.all_input_nodes[0]
+        while len(source.all_input_nodes) == 1 and source.target not in interpreter.writes:
+            source = source.all_input_nodes[0]
+        if source.target in interpreter.convolutions and torch.equal(
+            interpreter.reads[node.target], interpreter.writes[source.target]
+        ):
+            found.setdefault(source.target, node.target)
     return found
 
 
