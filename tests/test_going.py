@@ -1,6 +1,6 @@
 """Which units go: groups, parts, floors and budgets, each against a slow walk that removes filter by filter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -399,3 +399,41 @@ def test_groups_of_a_padded_shortcut() -> None:
     )
     smaller = remove(network, channels, removed_filters(selection.reset_index()))
     assert smaller(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+class Gated(nn.Module):
+    """A linear layer that scales the channels of a convolution, and one that sees every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.gate = nn.Conv2d(3, 6, 3), nn.Linear(3, 6)
+        self.pixelwise, self.head = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.gate(x.mean((2, 3)))[:, :, None, None]
+        return self.head(self.pixelwise((self.a(x) * gate).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+def test_a_linear_layer_goes_along_with_the_filters_it_is_tied_to() -> None:
+    torch.manual_seed(0)
+    network, x = Gated().eval(), torch.randn(2, 3, 8, 8)
+    channels = trace_channels(network, x[:1])
+    found = chosen({"a": [5.0, 0, 4, 1, 3, 2]}, channels, Rule(0.5, coupled="group"))
+    assert found["removed"].tolist() == ["1 3 5"] and found["obstacle"].tolist() == ["tied to gate"]
+    smaller = remove(network, channels, removed_filters(found.reset_index()))
+    assert len(smaller.get_parameter("gate.weight")) == 3
+    with torch.no_grad():
+        network.get_parameter("a.weight")[[1, 3, 5]] = 0
+        network.get_parameter("a.bias")[[1, 3, 5]] = 0
+        torch.testing.assert_close(smaller(x), network(x))
+
+
+@pytest.mark.parametrize("build", (Small, Gated, lambda: cifar_resnet(depth=8, num_classes=10, shortcut="conv")))
+def test_sizes_add_up_to_the_whole_network(build: Callable[[], nn.Module]) -> None:
+    network, example = build().eval(), torch.zeros(1, 3, 8, 8)
+    channels = trace_channels(network, example)
+    whole, parts = cost(network, example, seconds=1e-6), channels.sizes.modules.items()
+    widths = {name: (len(channels.reads[name]), len(channels.writes.get(name, ()))) for name, _ in parts}
+    assert (whole.params, whole.macs) == (channels.sizes.params, channels.sizes.macs)
+    assert sum(size.params(*widths[name]) for name, size in parts) == whole.params
+    assert sum(size.macs(*widths[name]) for name, size in parts) == whole.macs
