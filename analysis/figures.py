@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -58,4 +61,28 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             axes.set_title(stage, fontsize=10)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def sensitivity_curves(sensitivity: pd.DataFrame, accuracy: pd.DataFrame) -> Figure:
+    """Top-1 accuracy against the ratio of one layer at a time, one line a layer, from dark (first) to light (last).
+
+    Args:
+        sensitivity: one row a layer and ratio: `layer, index, ratio, top1_pct`.
+        accuracy: the row whose `stage` is trained is where every line starts.
+
+    Source:
+        Layout of Li et al. 2017, figure 2(b).
+    """
+    top1 = float(accuracy.loc[accuracy["stage"] == "trained", "top1_pct"].iloc[0])
+    colours = ScalarMappable(Normalize(1, max(2, sensitivity["index"].max())), colormaps["viridis"])
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(top1, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+    for _, part in sensitivity.groupby("index"):
+        line, colour = part.sort_values("ratio"), colours.to_rgba(part["index"].to_numpy()[:1])[0]
+        axes.plot([0, *line["ratio"]], [top1, *line["top1_pct"]], marker=".", linewidth=1, color=colour)
+    axes.set_xlabel("share of the layer's filters removed, all other layers whole, no fine-tuning")
+    axes.set_ylabel("top-1 on the test split [%]")
+    figure.colorbar(colours, ax=axes, label="convolution, in order of execution")
     return figure

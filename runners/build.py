@@ -19,8 +19,8 @@ from torch import nn
 from criteria.layer import Criterion
 from runners.data.splits import Splits
 from runners.errors import ConfigError
+from runners.pruning.rule import Rule
 from runners.pruning.score import check_criteria
-from runners.pruning.select import Rule
 from runners.reports import Report, check_reports, with_reports
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -53,11 +53,12 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         torch.cuda.reset_peak_memory_stats(parts.device)
     results = with_reports(runner(**arguments), parts.reports)
     own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
-    chosen = {"pruned_by": parts.chosen, "ratio": parts.rule.ratio, "scope": parts.rule.scope}
+    chosen = {"pruned_by": parts.chosen} | _rule_columns(values)
     for name, table in results.tables.items():
         about_all = {"criterion", "criterion_a"} & set(table)
         columns = own if about_all else own | chosen
-        run_folder.write_table(folder, name, table.assign(**columns))
+        added = {column: value for column, value in columns.items() if column not in table}
+        run_folder.write_table(folder, name, table.assign(**added))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for stage in parts.stages.reused:  # it was trained where nobody watched
@@ -76,6 +77,12 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
             "peak_memory_mb": facts.peak_memory_mb(parts.device),
         },
     )
+
+
+def _rule_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The rule as columns of tables; shares layer by layer are in selection.csv, and leave `ratio` empty."""
+    found = {"preset": keys.preset(values)} | {key: keys.canonical(values[key]) for key in keys.RULE if key != "skip"}
+    return found | ({"ratio": None} if isinstance(found["ratio"], dict) else {})
 
 
 class Parts:
@@ -139,7 +146,12 @@ class Parts:
     @cached_property
     def rule(self) -> Rule:
         """How many filters go."""
-        return Rule(**{key: keys.canonical(self.values[key]) for key in ("ratio", "scope", "rounding", "min_keep")})
+        return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
+
+    @cached_property
+    def ratios(self) -> list[float]:
+        """The ratios at which every layer is pruned alone."""
+        return keys.canonical(self.values["runner"]["ratios"])
 
     @cached_property
     def train(self) -> Fit:

@@ -61,11 +61,26 @@ def _recipe_checks(section: str) -> Iterator[Check]:
     yield f"{section}.flip", _one_of(True, False), "true or false", f"{section}.flip=false"
 
 
+def _ratio(value: Any) -> bool:
+    return _number(value) and 0 <= value < 1
+
+
+def _layer(value: Any) -> bool:
+    return _text(value) or _whole(1)(value)
+
+
+def _ratios(value: Any) -> bool:
+    """A share, or a share for each of some layers."""
+    if isinstance(value, Mapping):
+        return len(value) > 0 and all(_layer(key) and _ratio(share) for key, share in value.items())
+    return _ratio(value)
+
+
 CHECKS: tuple[Check, ...] = (
     (
         "ratio",
-        lambda v: _number(v) and 0 <= v < 1,
-        "a share of filters to remove, from 0 up to but not 1 (which would remove every filter)",
+        _ratios,
+        "a share of filters to remove, from 0 up to but not 1 (which would remove every filter), or layers with their shares",
         "ratio=0.5",
     ),
     ("scope", _one_of("layer", "global"), "layer or global", "scope=layer"),
@@ -75,7 +90,27 @@ CHECKS: tuple[Check, ...] = (
         "floor_pruned, floor_kept or nearest",
         "rounding=floor_pruned",
     ),
-    ("min_keep", _whole(1), "a whole number from 1 on (a layer never loses its last filter)", "min_keep=1"),
+    (
+        "min_keep",
+        lambda v: _whole(1)(v) or _share(v),
+        "a whole number from 1 on (a layer never loses its last filter), or a share above 0 and below 1",
+        "min_keep=1",
+    ),
+    ("start_layer", _whole(0), "a whole number of convolutions from 0 on", "start_layer=0"),
+    (
+        "skip",
+        lambda v: isinstance(v, list) and all(map(_layer, v)),
+        "a list of layers by name, pattern or index",
+        "skip=[conv1]",
+    ),
+    (
+        "normalise",
+        _one_of("none", "mean", "l2", "max", "sqrt_dim", "zscore", "rank"),
+        "none, mean, l2, max, sqrt_dim, zscore or rank",
+        "normalise=none",
+    ),
+    ("budget", _one_of("filters", "params", "macs"), "filters, params or macs", "budget=filters"),
+    ("coupled", _one_of("skip", "group", "mask"), "skip, group or mask", "coupled=skip"),
     ("seed", _whole(0, MAX_SEED), "a whole number from 0 to 2^63 - 1", "seed=0"),
     (
         "device",
@@ -99,6 +134,12 @@ CHECKS: tuple[Check, ...] = (
     ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
     ("outputs", _text, "a folder", "outputs=outputs"),
     ("store", _text, "a folder", "store=outputs/store"),
+    (
+        "runner.ratios",
+        lambda v: isinstance(v, list) and len(v) > 0 and all(map(_ratio, v)),
+        "a list of shares from 0 up to but not 1",
+        "runner.ratios=[0.3,0.5]",
+    ),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
@@ -113,11 +154,31 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+# When options contradict each other: which, why, and the way out.
+CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
+    (
+        lambda config: isinstance(config["ratio"], Mapping) and config["scope"] == "global",
+        "ratio by layer with scope=global cannot be used; shares of single layers are a matter of scope=layer",
+        "try scope=layer, or one number for ratio",
+    ),
+    (
+        lambda config: isinstance(config["ratio"], Mapping) and config["budget"] != "filters",
+        "ratio by layer with a budget of the whole network cannot be used; shares of single layers are of filters",
+        "try budget=filters, or one number for ratio",
+    ),
+    (
+        lambda config: config["coupled"] == "mask" and config["budget"] != "filters",
+        "coupled=mask with budget=params or macs cannot be used; filters that are only zeroed save neither",
+        "try budget=filters, coupled=skip or coupled=group",
+    ),
+)
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Checks every value that has a range; a key that the config does not have is not needed by it.
 
     Raises:
-        ConfigError: the first value outside its range.
+        ConfigError: the first value outside its range, or options that contradict each other.
     """
     for key, right, allowed, example in CHECKS:
         section, _, rest = key.rpartition(".")
@@ -127,3 +188,6 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")
         if rest in place and not right(value := place[rest]):
             raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
+    for contradicts, what, fix in CONFLICTS:
+        if contradicts(config):
+            raise ConfigError(f"{what}; {fix}")

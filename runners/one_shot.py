@@ -11,9 +11,10 @@ from criteria.layer import Criterion
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
-from runners.pruning.remove import remove
+from runners.pruning.prune import prune
+from runners.pruning.rule import Rule
 from runners.pruning.score import score
-from runners.pruning.select import Rule, check_prunable, removed_filters, select
+from runners.pruning.select import check_prunable, select
 from runners.results import Results
 from runners.storage.stages import Stages
 from runners.training.fit import Fit
@@ -33,11 +34,11 @@ def run(
 ) -> Results:
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
-    check_prunable(channels)
+    check_prunable(channels, rule)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table("scores", lambda: score(trained, channels, criteria))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
-    pruned = remove(trained, channels, removed_filters(selection))
+    pruned = prune(trained, channels, selection)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
     tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(pruned, splits, unfinished))

@@ -18,6 +18,8 @@ def summary(folder: Path) -> str:
     parts = [_accuracy(accuracy)]
     if (folder / "selection.csv").is_file():
         parts.append(_selection(read_table(folder / "selection.csv")))
+    if (folder / "sensitivity.csv").is_file():
+        parts.append(_sensitivity(read_table(folder / "sensitivity.csv"), accuracy["top1_pct"].iloc[0]))
     parts += [_spearman(read_table(folder / "spearman.csv")), _facts(json.loads((folder / FACTS).read_text()))]
     return "\n".join(["", *parts])
 
@@ -50,7 +52,16 @@ def _selection(selection: pd.DataFrame) -> str:
     gone, before = int((ranked["before"] - ranked["after"]).sum()), int(ranked["before"].sum())
     floor = int(selection["floor_hit"].sum())
     held = f"; {floor} layers held at their floor" if floor else ""
-    return f"Removed {gone:,} of {before:,} filters of {len(ranked)} ranked layers (of {len(selection)}){held}."
+    zeroed = sum(len(numbers.split()) for numbers in selection["masked"]) if "masked" in selection else 0
+    masked = f", masked {zeroed:,}" if zeroed else ""
+    return f"Removed {gone:,}{masked} of {before:,} filters of {len(ranked)} ranked layers (of {len(selection)}){held}."
+
+
+def _sensitivity(sensitivity: pd.DataFrame, trained: float) -> str:
+    ratio = sorted(sensitivity["ratio"].unique())[sensitivity["ratio"].nunique() // 2]
+    lost = (trained - sensitivity[sensitivity["ratio"] == ratio].set_index("layer")["top1_pct"]).sort_values(ascending=False)
+    found = ", ".join(f"{layer} {points:.2f}" for layer, points in lost.head(5).items())
+    return f"Most sensitive of {len(lost)} layers, points of top-1 lost at ratio {ratio:g} without fine-tuning: {found}."
 
 
 def _spearman(spearman: pd.DataFrame) -> str:

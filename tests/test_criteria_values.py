@@ -13,8 +13,9 @@ from criteria.layer import Criterion, Weights
 from criteria.median import geometric_median
 from criteria.norm import fermat, gm, l1, l2
 from runners.pruning.channels import trace_channels
+from runners.pruning.rule import Rule
 from runners.pruning.score import score
-from runners.pruning.select import Rule, select
+from runners.pruning.select import select
 
 CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
 

@@ -17,8 +17,9 @@ from models.cifar_vgg import cifar_vgg_bn
 from runners.pruning.channels import trace_channels
 from runners.pruning.cost import cost
 from runners.pruning.remove import remove
+from runners.pruning.rule import Rule
 from runners.pruning.score import score
-from runners.pruning.select import Rule, removed_filters, select
+from runners.pruning.select import removed_filters, select
 from support import ROOT
 
 # Names of the options whose files leave no value (???) to the user.

@@ -19,8 +19,9 @@ from criteria.norm import l1
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError, NumericalError
 from runners.pruning.channels import Channels, trace_channels
+from runners.pruning.rule import ROUNDINGS, Rule, num_removed
 from runners.pruning.score import score
-from runners.pruning.select import ROUNDINGS, SELECTION_COLUMNS, Rule, check_prunable, num_removed, removed_filters, select
+from runners.pruning.select import SELECTION_COLUMNS, check_prunable, removed_filters, select
 from runners.storage.stages import read_table
 
 Layers = Mapping[str, Sequence[float]]
@@ -123,7 +124,9 @@ def test_layer_scope_takes_the_same_share_of_every_layer() -> None:
         "after": [2, 4, 2],
         "floor_hit": [False] * 3,
         "note": [""] * 3,
+        "obstacle": [""] * 3,
         "removed": ["3 1", "0 1 2 3", "0"],
+        "masked": [""] * 3,
     }
 
 
@@ -251,10 +254,10 @@ def test_tied_and_fixed_layers_lose_nothing_and_say_why() -> None:
         "last": "network output",
     }
     assert dict(found["removed"]) == {"stem": "", "sum": "", "free": "3 2", "twice": "", "last": ""}
-    check_prunable(channels)
+    check_prunable(channels, Rule(ratio=0.5))
     stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
     with pytest.raises(ConfigError, match="no convolution of this network can lose filters [(]stem tied to sum[)]"):
-        check_prunable(stuck)
+        check_prunable(stuck, Rule(ratio=0.5))
     assert set(select(table(layers), "l1", stuck, Rule(ratio=0.5))["removed"]) == {""}
 
 

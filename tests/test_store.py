@@ -32,6 +32,11 @@ CONFIG: dict[str, Any] = {
     "scope": "layer",
     "rounding": "floor_pruned",
     "min_keep": 1,
+    "start_layer": 0,
+    "normalise": "none",
+    "skip": [],
+    "budget": "filters",
+    "coupled": "skip",
     "seed": 0,
     "precision": "fp32",
     "weights": None,
@@ -45,7 +50,7 @@ CONFIG: dict[str, Any] = {
     "compile": False,
     "cuda_graph": "auto",
     "debug": False,
-    "names": {"runner": "one_shot", "model": "resnet56", "dataset": "fake", "criterion": "l1"},
+    "names": {"runner": "one_shot", "model": "resnet56", "dataset": "fake", "criterion": "l1", "preset": None},
     "model": {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 56, "num_classes": 10},
     "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9},
     "recipe": {"epochs": 180, "lr": 0.1, "schedule": {"milestones": [82, 164], "gamma": 0.1}},
@@ -175,7 +180,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         "selection": "9f9e92b8b01bc2ae7ca00fe8be50deda",
         "tuned": "7d18ba188a1520505721efa11231fcdc",
     }
-    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-8b155ea810"
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-2b3b897ec3"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +190,13 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"scope": "global"}, {"selection", "tuned"}),
         ({"rounding": "nearest"}, {"selection", "tuned"}),
         ({"min_keep": 2}, {"selection", "tuned"}),
+        ({"start_layer": 1}, {"selection", "tuned"}),
+        ({"normalise": "rank"}, {"selection", "tuned"}),
+        ({"skip": ["conv1"]}, {"selection", "tuned"}),
+        ({"budget": "macs"}, {"selection", "tuned"}),
+        ({"coupled": "group"}, {"selection", "tuned"}),
+        ({"ratio": {"conv1": 0.5, 2: 0.3}}, {"selection", "tuned"}),
+        ({"names__preset": "resnet56_b"}, set()),
         ({"finetune__lr": 0.01}, {"tuned"}),
         ({"finetune__epochs": 3}, {"tuned"}),
         ({"recipe__lr": 0.2}, {"trained", "scores", "selection", "tuned"}),

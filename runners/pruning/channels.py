@@ -8,7 +8,7 @@ ids form groups: filters that stay or go together.
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from runners.errors import ConfigError
 from runners.pruning.ids import IdInterpreter
+from runners.pruning.sizes import Sizes, network_sizes
 
 Groups = Int64[np.ndarray, " channels"]
 
@@ -35,12 +37,18 @@ class Channels:
         reads: module -> group of each input channel or feature (convolutions, linear layers, BatchNorm, PReLU).
         fixed: group -> why none of its filters may go. Group 0 is the channels that are provably zero.
         convolutions: the convolutions, in order of execution.
+        parts: layer -> the part of each filter, where its filters fall into parts that must keep equal counts.
+        norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
+        sizes: what the modules cost.
     """
 
     writes: Mapping[str, Groups]
     reads: Mapping[str, Groups]
     fixed: Mapping[int, str]
     convolutions: tuple[str, ...]
+    parts: Mapping[str, Int64[np.ndarray, " filters"]] = field(default_factory=dict)
+    norms: Mapping[str, str] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=Sizes)
 
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
@@ -62,7 +70,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     network = deepcopy(network).eval()
     try:
         traced = fx.GraphModule(network, _Tracer().trace(network))
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             ShapeProp(traced).propagate(example)
         interpreter = IdInterpreter(traced)
         interpreter.run(example)
@@ -72,10 +80,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
             "keep data-dependent Python out of forward, or choose another model"
         ) from error
-    return _grouped(interpreter)
+    sizes = network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2)
+    return _grouped(interpreter, _norms(traced, interpreter), sizes)
 
 
-def _grouped(interpreter: IdInterpreter) -> Channels:
+def _grouped(interpreter: IdInterpreter, norms: Mapping[str, str], sizes: Sizes) -> Channels:
     """All that was united, as groups."""
     a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *interpreter.united], dim=1).numpy()
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(interpreter.n_ids, interpreter.n_ids))
@@ -88,7 +97,25 @@ def _grouped(interpreter: IdInterpreter) -> Channels:
         reads={name: groups[ids.numpy()] for name, ids in interpreter.reads.items()},
         fixed=fixed,
         convolutions=tuple(interpreter.convolutions),
+        norms=norms,
+        sizes=sizes,
     )
+
+
+def _norms(traced: fx.GraphModule, interpreter: IdInterpreter) -> dict[str, str]:
+    """The BatchNorm of each convolution: nothing else flows into it, and its channels are that layer's filters in order."""
+    found: dict[str, str] = {}
+    for node in traced.graph.nodes:
+        if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), _BatchNorm):
+            continue
+        source = node.all_input_nodes[0]
+        while len(source.all_input_nodes) == 1 and source.target not in interpreter.writes:
+            source = source.all_input_nodes[0]
+        if source.target in interpreter.convolutions and torch.equal(
+            interpreter.reads[node.target], interpreter.writes[source.target]
+        ):
+            found.setdefault(source.target, node.target)
+    return found
 
 
 class _Tracer(fx.Tracer):

@@ -63,7 +63,8 @@ def _groups(channels: Channels, removed: Removed) -> frozenset[int]:
             raise ConfigError(f"a filter of {_writers(channels, group)} cannot be removed: it {reason}; leave it out")
     for layer, written in channels.writes.items():
         going = set(np.flatnonzero(~_kept(written, groups)).tolist())
-        if going - set(removed.get(layer, ())):
+        # A linear layer has no filters to rank, and goes along.
+        if layer in channels.convolutions and going - set(removed.get(layer, ())):
             raise ConfigError(
                 f"filters of {layer} are tied to filters that would be removed elsewhere; tied filters stay or go "
                 "together; remove them in every layer of the group, or in none"

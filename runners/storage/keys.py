@@ -32,12 +32,26 @@ class Stage:
     sections: tuple[str, ...]
 
 
+# What a rule of selection is made of. At these values an option changes nothing, and is not part of a name: what was
+# stored before there was the option is found.
+RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled")
+NO_EFFECT: Mapping[str, Any] = {
+    "start_layer": 0,
+    "normalise": "none",
+    "skip": [],
+    "budget": "filters",
+    "coupled": "skip",
+    "compile": False,
+    "reports": {},
+}
+
 STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
     "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
     "given": Stage(1, (), ("model", "weights")),
     "scores": Stage(1, ("trained",), ("compared", "score_share")),
-    "selection": Stage(1, ("scores",), ("chosen", "ratio", "scope", "rounding", "min_keep")),
+    "selection": Stage(1, ("scores",), ("chosen", *RULE)),
+    "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
 }
 
@@ -50,7 +64,7 @@ def canonical(value: Any) -> Any:
         rounded = float(f"{value:.12g}")
         return int(rounded) if rounded.is_integer() else rounded
     if isinstance(value, Mapping):
-        return {str(key): canonical(part) for key, part in sorted(value.items())}
+        return {str(key): canonical(part) for key, part in sorted(value.items(), key=lambda item: str(item[0]))}
     if isinstance(value, list | tuple):
         return [canonical(part) for part in value]
     raise TypeError(f"a config holds no {type(value).__name__}")
@@ -69,10 +83,15 @@ def file_digest(path: Path) -> str:
 
 
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without bookkeeping, and with the content of files in place of their paths."""
-    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING}
+    """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
+    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
+    kept["names"] = {key: name for key, name in config["names"].items() if key != "preset" or preset(config)}
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
+
+
+def _has_no_effect(key: str, value: Any) -> bool:
+    return key in NO_EFFECT and canonical(value) == NO_EFFECT[key]
 
 
 def _with_contents(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +112,8 @@ def run_name(config: Mapping[str, Any]) -> str:
     names = config["names"]
     parts = [names["dataset"], names["model"]]
     if names["runner"] == "one_shot":
-        parts += [names["criterion"], str(canonical(config["ratio"]))]
+        ratio = canonical(config["ratio"])
+        parts += [names["criterion"], preset(config) or "by_layer" if isinstance(ratio, dict) else str(ratio)]
     else:
         parts.append(names["runner"])
     return "-".join([*parts, f"seed{config['seed']}", digest(influential(config))[:10]])
@@ -111,6 +131,12 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config["criteria"], chosen(config): config["criterion"]}
 
 
+def preset(config: Mapping[str, Any]) -> str:
+    """The name of the preset; empty without one."""
+    name = config["names"]["preset"]
+    return "" if name in (None, "null") else name
+
+
 def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """The key of every stage's result.
 
@@ -119,13 +145,14 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
         data_digest: hash of the images and labels themselves.
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
+    plain["ratios"] = config["runner"].get("ratios")
     # Which images score is chosen among the training images, and changes nothing before the scores.
     plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
-        if name == "given" and not plain.get("weights"):
+        if (name == "given" and not plain.get("weights")) or (name == "sensitivity" and not plain["ratios"]):
             continue
-        sections = {section: plain[section] for section in stage.sections}
+        sections = {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}
         before = [keys[earlier] for earlier in stage.after]
         if name == "dataset":
             before.append(data_digest)

@@ -19,7 +19,7 @@ from runners.storage.weights import load_weights, save_weights
 log = logging.getLogger(__name__)
 Write = Callable[[Path], None]
 WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
-TEXT_COLUMNS = ("layer", "criterion", "note", "removed")
+TEXT_COLUMNS = ("layer", "criterion", "note", "obstacle", "removed", "masked")
 
 
 def read_table(path: Path) -> pd.DataFrame:

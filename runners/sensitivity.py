@@ -1,0 +1,92 @@
+"""How much of each layer can go: accuracy against the ratio of one layer at a time."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from analysis.figures import sensitivity_curves, spearman_by_layer
+from analysis.similarity import spearman
+from criteria.layer import Criterion
+from runners.accuracy import accuracy
+from runners.data.splits import Splits
+from runners.pruning.alone import alone
+from runners.pruning.channels import Channels, trace_channels
+from runners.pruning.prune import prune
+from runners.pruning.rule import Rule
+from runners.pruning.score import score
+from runners.pruning.select import check_prunable, select
+from runners.results import Results
+from runners.storage.stages import Stages
+from runners.training.evaluate import evaluate
+from runners.training.fit import Fit
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    splits: Splits,
+    model: nn.Module,
+    criteria: Mapping[str, Criterion],
+    chosen: str,
+    rule: Rule,
+    ratios: Sequence[float],
+    train: Fit,
+    stages: Stages,
+) -> Results:
+    """Train (or take given weights), score, and prune every layer alone by every ratio, without fine-tuning.
+
+    Source:
+        Li et al. 2017, figure 2(b). Measured on the test split, as theirs is: layers that are skipped because of it
+        were chosen on test images.
+    """
+    channels = trace_channels(model, splits.example)
+    rules = alone(channels, rule, ratios)
+    check_prunable(channels, replace(rule, ratio=0))
+    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    found = stages.table("sensitivity", lambda: _measured(trained, channels, scores, chosen, rules, splits))
+    with stages.timed("measured"):
+        measured = accuracy({"trained": trained}, splits, {"trained": training})
+    rho = spearman(scores)
+    history = training.assign(stage="trained")
+    tables = {"accuracy": measured, "sensitivity": found, "spearman": rho, "scores": scores, "history": history}
+    return Results(tables, {"sensitivity": sensitivity_curves(found, measured), "spearman": spearman_by_layer(rho)})
+
+
+def _measured(
+    trained: nn.Module,
+    channels: Channels,
+    scores: pd.DataFrame,
+    chosen: str,
+    rules: Mapping[tuple[str, ...], Mapping[float, Rule]],
+    splits: Splits,
+) -> pd.DataFrame:
+    """One row a layer (or family of tied layers, by its first) and ratio."""
+    rows: list[dict[str, Any]] = []
+    for number, (layers, by_ratio) in enumerate(rules.items(), 1):
+        for ratio, rule in by_ratio.items():
+            selection = select(scores, chosen, channels, rule)
+            quality = evaluate(prune(trained, channels, selection), splits.test)
+            row = selection.set_index("layer").loc[layers[0]]
+            rows.append(
+                {
+                    "layer": layers[0],
+                    "index": row["index"],
+                    "n_layers": len(layers),
+                    "ratio": ratio,
+                    "before": row["before"],
+                    "n_removed": len(f"{row['removed']} {row['masked']}".split()),
+                    "top1_pct": quality.top1_pct,
+                    "loss_nats": quality.loss_nats,
+                    "n_correct": quality.n_correct,
+                    "n_images": quality.n_images,
+                }
+            )
+        curve = ", ".join(f"{row['ratio']:g} {row['top1_pct']:.2f} %" for row in rows[-len(by_ratio) :])
+        log.info(f"sensitivity: {layers[0]} ({number}/{len(rules)}): {curve}")
+    return pd.DataFrame(rows)
