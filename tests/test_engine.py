@@ -6,7 +6,7 @@ graphs themselves.
 """
 
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,8 @@ from models.cifar_vgg import cifar_vgg_bn
 from runners.data.fake import fake
 from runners.data.splits import Splits
 from runners.errors import ConfigError, NumericalError
+from runners.pruning.channels import trace_channels
+from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
 from runners.training import engine as engine_module
 from runners.training import schedule, state
@@ -122,7 +124,6 @@ def train(
     network: nn.Module | None = None,
     optimizer: Optimizer = SGD_MOMENTUM,
     recipe: Recipe = RECIPE,
-    masks: Mapping[str, Tensor] | None = None,
 ) -> Fitted:
     return fit(
         network or blank(device),
@@ -133,7 +134,6 @@ def train(
         engine=engine,
         seed=3,
         label="train",
-        masks=masks,
     )
 
 
@@ -249,25 +249,25 @@ def test_random_numbers_of_the_cpu_cannot_be_captured(draw: Callable[[], object]
         torch.ones(3).sum()
 
 
-def test_masked_weights_stay_zero_and_the_others_learn(place: Place, tmp_path: Path) -> None:
-    masks = {"0.weight": torch.ones(6, 2, 3, 3, device=place.device), "1.bias": torch.ones(6, device=place.device)}
-    for mask in masks.values():
-        mask[2] = 0
-    free = train(tmp_path / "free", place.device, Engine("fp32"))
-    found = train(tmp_path / "masked", place.device, Engine("fp32"), masks=masks)
-    weight = found[0].get_parameter("0.weight")
-    assert (weight[2] == 0).all() and found[0].get_parameter("1.bias")[2] == 0
-    assert (weight[[0, 1, 3, 4, 5]] != 0).all() and (free[0].get_parameter("0.weight")[2] != 0).all()
-    assert same(found, train(tmp_path / "replayed", place.device, Engine("fp32", capture=place.capture), masks=masks))
+def masked(network: nn.Module) -> nn.Module:
+    """Filters 1 and 4 of the convolution at zero, for good."""
+    return zero(network, trace_channels(network, data(next(network.parameters()).device).example), {"0": [1, 4]})
+
+
+def test_masked_filters_stay_zero_whether_launched_or_replayed(place: Place, tmp_path: Path) -> None:
+    network = masked(blank(place.device))
+    launched = train(tmp_path / "launched", place.device, Engine("fp32"), network=network)
+    replayed = train(tmp_path / "replayed", place.device, Engine("fp32", capture=place.capture), network=network)
+    assert same(launched, replayed)
+    weight = launched[0].get_parameter("0.weight")
+    assert (weight[[1, 4]] == 0).all() and (weight[[0, 2, 3, 5]] != network.get_parameter("0.weight")[[0, 2, 3, 5]]).all()
 
 
 def starts(folder: Path, device: torch.device) -> list[Start]:
-    mask = torch.ones(6, 2, 3, 3, device=device)
-    mask[[1, 4]] = 0
     return [
         Start(blank(device), Checkpoints(folder / "a"), seed=3),
         Start(blank(device, 2), Checkpoints(folder / "b"), seed=4),
-        Start(blank(device), Checkpoints(folder / "c"), seed=3, masks={"0.weight": mask}),
+        Start(masked(blank(device)), Checkpoints(folder / "c"), seed=3),
     ]
 
 

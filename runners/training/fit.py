@@ -1,14 +1,13 @@
 """Training, and fine-tuning, which is the same thing started elsewhere."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
@@ -26,17 +25,8 @@ from runners.training.tensorboard import Watch, unwatched
 
 log = logging.getLogger(__name__)
 Fitted = tuple[nn.Module, pd.DataFrame]
+Fit = Callable[[nn.Module, Splits, Checkpoints], Fitted]
 HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
-
-
-class Fit(Protocol):
-    """`fit` with everything but the network chosen."""
-
-    def __call__(
-        self, network: nn.Module, splits: Splits, checkpoints: Checkpoints, *, masks: Mapping[str, Tensor] | None = None
-    ) -> Fitted:
-        """A trained copy of `network` and its history."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,14 +35,12 @@ class Start:
 
     Args:
         checkpoints: written at the end of every epoch, now and then between, and when the run is asked to stop.
-        masks: parameter -> zeros and ones that multiply it after every step: what was zero stays zero.
         watch: is shown every row of the history.
     """
 
     network: nn.Module
     checkpoints: Checkpoints
     seed: int
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
     watch: Watch = unwatched
 
 
@@ -67,7 +55,6 @@ def fit(
     seed: int,
     label: str,
     watch: Watch = unwatched,
-    masks: Mapping[str, Tensor] | None = None,
 ) -> Fitted:
     """A trained copy of `network`, its weights those after the last epoch, and one row an epoch (`HISTORY_COLUMNS`).
 
@@ -83,7 +70,7 @@ def fit(
         Preempted: a signal asked for the end; the state is saved.
         ResourceError: the device is out of memory.
     """
-    start = Start(network, checkpoints, seed, masks or {}, watch)
+    start = Start(network, checkpoints, seed, watch)
     return fit_together([start], splits, recipe=recipe, optimizer=optimizer, engine=engine, label=label)[0]
 
 
@@ -117,7 +104,7 @@ def _train(
 ) -> Steps[Fitted]:
     """One training, which pauses after every step."""
     rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
-    training = Training.start(start.network, partial(optimizer, lr=rate, weight_decay=recipe.weight_decay), start.masks)
+    training = Training.start(start.network, partial(optimizer, lr=rate, weight_decay=recipe.weight_decay))
     plan = Plan.blank(len(splits.train), recipe.batch_size, rate.device)
     n_steps = len(plan.sizes)
     stream = fold(start.seed, *label.encode())

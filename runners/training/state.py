@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -32,7 +32,6 @@ class Training:
         step: steps of the current epoch that are finished.
         lr: the learning rate, which all groups of parameters of `update` share.
         totals: summed loss in nats, and right answers, of this epoch's images so far.
-        masks: parameters -> zeros and ones that multiply them after every step.
         rows: one a finished epoch.
     """
 
@@ -40,19 +39,17 @@ class Training:
     update: Optimizer
     lr: Tensor
     totals: Tensor
-    masks: Mapping[Tensor, Tensor]
     epoch: int = 0
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def start(network: nn.Module, optimizer: Callable[..., Optimizer], masks: Mapping[str, Tensor]) -> "Training":
+    def start(network: nn.Module, optimizer: Callable[..., Optimizer]) -> "Training":
         """A copy of `network` before its first step."""
         copy = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         update = optimizer(copy.parameters())
         lr: Tensor = update.param_groups[0]["lr"]
-        totals = torch.zeros(2, dtype=torch.float64, device=lr.device)
-        return Training(copy, update, lr, totals, {copy.get_parameter(name): mask for name, mask in masks.items()})
+        return Training(copy, update, lr, torch.zeros(2, dtype=torch.float64, device=lr.device))
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Moves on to the next epoch."""

@@ -58,9 +58,6 @@ def planned_step(training: Training, forward: Forward, draw: Draw, plan: Plan, *
     x, labels = draw(plan.order.index_select(0, place), plan.words)
     training.lr.copy_(plan.rates.index_select(0, plan.position)[0])
     training.totals += train_step(forward, training.update, x, labels, precision=precision)
-    with torch.no_grad():
-        for parameter, mask in training.masks.items():
-            parameter.mul_(mask)
     plan.position.add_(1)
 
 
