@@ -16,10 +16,9 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from criteria.layer import Criterion
 from runners.data.splits import Splits
 from runners.errors import ConfigError
-from runners.pruning.score import check_criteria
+from runners.pruning.score import Ranking, check_criteria
 from runners.pruning.select import Rule
 from runners.results import Results
 from runners.storage import facts, keys
@@ -114,12 +113,17 @@ class Parts:
         return keys.chosen(self.values)
 
     @cached_property
-    def criteria(self) -> dict[str, Criterion]:
+    def criteria(self) -> dict[str, Ranking]:
         """The set to compare, and the chosen criterion if it is not in it."""
         specs = keys.compared(self.values)
         found = {name: _instantiate(OmegaConf.create(spec), f"criterion {name}") for name, spec in specs.items()}
         check_criteria(found)
         return found
+
+    @cached_property
+    def score_batch_size(self) -> int:
+        """Images at a time when they score."""
+        return self.values["score_batch_size"]
 
     @cached_property
     def rule(self) -> Rule:

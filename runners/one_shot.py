@@ -7,12 +7,11 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from criteria.layer import Criterion
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.remove import remove
-from runners.pruning.score import score
+from runners.pruning.score import Ranking, score
 from runners.pruning.select import Rule, check_prunable, removed_filters, select
 from runners.results import Results
 from runners.storage.stages import Stages
@@ -24,18 +23,19 @@ def run(
     *,
     splits: Splits,
     model: nn.Module,
-    criteria: Mapping[str, Criterion],
+    criteria: Mapping[str, Ranking],
     chosen: str,
     rule: Rule,
     train: Fit,
     finetune: Fit,
     stages: Stages,
+    score_batch_size: int,
 ) -> Results:
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
     check_prunable(channels)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
     pruned = remove(trained, channels, removed_filters(selection))
     with stages.timed("recalibrated"):

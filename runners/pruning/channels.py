@@ -61,7 +61,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     """
     network = deepcopy(network).eval()
     try:
-        traced = fx.GraphModule(network, _Tracer().trace(network))
+        traced = follow(network)
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
         interpreter = IdInterpreter(traced)
@@ -73,6 +73,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             "keep data-dependent Python out of forward, or choose another model"
         ) from error
     return _grouped(interpreter)
+
+
+def follow(network: nn.Module) -> fx.GraphModule:
+    """The graph of the network's forward pass in the mode it is in, on its own parameters."""
+    return fx.GraphModule(network, _Tracer().trace(network))
 
 
 def _grouped(interpreter: IdInterpreter) -> Channels:
