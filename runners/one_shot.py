@@ -11,7 +11,7 @@ from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.remove import remove
-from runners.pruning.score import Ranking, score
+from runners.pruning.score import Ranking, check_rankable, score
 from runners.pruning.select import Rule, check_prunable, removed_filters, select
 from runners.results import Results
 from runners.storage.stages import Stages
@@ -34,6 +34,7 @@ def run(
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
     check_prunable(channels)
+    check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))

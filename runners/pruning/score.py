@@ -39,6 +39,25 @@ def check_criteria(criteria: Mapping[str, Ranking]) -> None:
             raise ConfigError(f"criterion {name!r}: {error}; see criteria/layer.py; mend its function or YAML") from error
 
 
+def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str, Ranking], chosen: str) -> None:
+    """Refuses to prune by a criterion that needs the BatchNorm of a layer which has none, before anything is trained.
+
+    Raises:
+        ConfigError: of the first layer to rank that lacks it.
+    """
+    criterion = criteria[chosen]
+    members = [criteria[name] for name in criterion.members] if isinstance(criterion, Ensemble) else [criterion]
+    if not any(needs(each) is BatchNorm for each in members if not isinstance(each, Ensemble)):
+        return
+    traced = follow(network)
+    for layer in channels.convolutions:
+        if not channels.obstacle(layer) and find_batchnorm(traced, channels, layer) is None:
+            raise ConfigError(
+                f"cannot prune {layer} by {chosen!r}: no BatchNorm reads its output; every layer to prune needs one; pick "
+                "another criterion or model"
+            )
+
+
 def score(
     network: nn.Module,
     channels: Channels,
@@ -79,7 +98,7 @@ def score(
         if "median" in vars(views.get(Weights, seen)):
             residuals[layer] = views[Weights].median.residual
     _report(residuals)
-    table = pd.concat(columns, ignore_index=True)
+    table = pd.concat(columns, ignore_index=True) if columns else pd.DataFrame(columns=SCORE_COLUMNS)
     ensembles = {name: each.members for name, each in criteria.items() if isinstance(each, Ensemble)}
     ranked = [mean_rank(table, members).assign(criterion=name) for name, members in ensembles.items()]
     return pd.concat([table, *ranked]).sort_values("index", kind="stable", ignore_index=True)[SCORE_COLUMNS]
@@ -94,7 +113,7 @@ def _seen(
     if not from_data and not gradients:
         return Seen()
     if images is None:
-        raise TypeError("score() needs images for these criteria")
+        raise TypeError("needs images")
     return sweep(network, channels.convolutions, from_data, images, gradients=gradients, batch_size=batch_size)
 
 
