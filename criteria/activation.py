@@ -11,8 +11,9 @@ from torch import Tensor
 from criteria.layer import Activations, DataCriterion, Scores, Site
 
 # Of the logarithm of the quadrature's variable. The error of the trapezoidal rule falls as exp(-pi^2 / STEP).
-STEP = 0.4
-NODES = torch.arange(-25, 23, STEP, dtype=torch.float64)
+STEP = 0.5
+NODES = torch.arange(-22, 20, STEP, dtype=torch.float64)
+# Images at a time: what they take stays in the cache.
 CHUNK = 16
 # A singular value that is taken for zero; its square is still a number.
 SMALLEST = 1e-100
@@ -32,11 +33,10 @@ class APoZ(DataCriterion):
 
     def reduce(self, batch: Activations) -> Float64[Tensor, "2 out"]:
         """How many positions exceed the threshold, and how many there are."""
-        # As numbers at once: a sum of booleans takes ten times as long.
-        above = torch.gt(batch.maps.abs(), self.threshold, out=torch.empty_like(batch.maps))
-        images, _, height, width = above.shape
-        # At most h x w ones an image are exact in float32; over images they are added in float64.
-        count = above.sum((2, 3)).double().sum(0)
+        # Ones and zeros as numbers, in place and few at a time: a sum of booleans, or of what leaves the cache, is slow.
+        counts = [chunk.abs().gt_(self.threshold).sum((0, 2, 3)) for chunk in batch.maps.split(CHUNK)]
+        count = torch.stack(counts).double().sum(0)
+        images, _, height, width = batch.maps.shape
         return torch.stack([count, torch.full_like(count, images * height * width)])
 
     def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
@@ -127,7 +127,7 @@ def nuclear_losses(rows: Float64[Tensor, "images out positions"]) -> Float64[Ten
         loss_j = -1/pi * integral from 0 to infinity of log(sum_k U_jk^2 t^2 / (lambda_k + t^2)) dt,
 
     where U and lambda are the eigenvectors and eigenvalues of G. The logarithm is smooth on a scale of log t, so that the
-    trapezoidal rule takes 120 nodes to an error of 1e-9 of the largest singular value.
+    trapezoidal rule takes 84 nodes to an error of 1e-8 of the largest singular value.
     """
     part, squares = _decomposed(rows)
     top = squares.amax(1).sqrt().clamp(min=SMALLEST)
