@@ -334,3 +334,32 @@ def test_transposed_grouped_and_depthwise_convolutions_have_a_row_for_each_outpu
     kernel = network.get_parameter("0.weight").detach()[1, 1]
     row = table[(table["criterion"] == "l1") & (table["layer"] == "0") & (table["filter"] == 3)]
     assert float(row["score"].item()) == pytest.approx(float(kernel.abs().sum()), rel=1e-6)
+
+
+def test_linear_layers_have_a_table_of_their_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)
+    )
+    given = images()
+    channels = trace_channels(network, given.normalise(given.pixels[:1]))
+    table = score(network, channels, ALL, given, layers=channels.linear)
+    sizes = table.groupby(["layer", "index", "criterion"]).size().to_dict()
+    last = {("5", 2, name): 10 for name in ALL if name != "bn_gamma"}
+    assert sizes == {("2", 1, name): 12 for name in ALL} | last
+    # Twenty images in eval mode: the share of positive outputs behind the ReLU.
+    with torch.no_grad():
+        share = (network.eval()[:5](given.normalise(given.pixels)) > 1e-4).double().mean(0)
+    found = table[(table["layer"] == "2") & (table["criterion"] == "apoz")]["score"]
+    assert found.tolist() == pytest.approx(share.tolist(), rel=1e-12) and 0 < share.min() < share.max()
+
+
+def one_too_few(layer: Weights) -> Scores:
+    return layer.filters.sum(1)[1:]
+
+
+def test_one_score_a_filter() -> None:
+    with pytest.raises(
+        ConfigError, match=r"criterion 'short' gives 0 scores of shape \(5,\) for 6 filters; one number a filter"
+    ):
+        scored(without_batchnorm(), {"short": one_too_few}, images())

@@ -42,6 +42,11 @@ class Channels:
     fixed: Mapping[int, str]
     convolutions: tuple[str, ...]
 
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """The linear layers, in order of execution."""
+        return tuple(layer for layer in self.writes if layer not in self.convolutions)
+
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
         groups = self.writes[layer]

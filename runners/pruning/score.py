@@ -1,7 +1,7 @@
 """Scores of every filter of every convolution by every criterion, as one tidy table."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,31 +65,35 @@ def score(
     images: Images | None = None,
     *,
     batch_size: int = 128,
+    layers: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """One row a filter and criterion (`SCORE_COLUMNS`); higher means keep.
 
-    `index` counts the convolutions from 1 in order of execution. A layer that lacks what a criterion needs has no rows of
-    that criterion. `images` are passed once for all criteria, and not at all if none needs them.
+    `index` counts the layers from 1, by default the convolutions in order of execution. A layer that lacks what a criterion
+    needs has no rows of that criterion. `images` are passed once for all criteria, and not at all if none needs them.
 
     Args:
         batch_size: images at a time; only criteria that average over batches depend on it.
+        layers: others than the convolutions, for a table of their own: `channels.linear`.
 
     Raises:
         NumericalError: weights, a loss or scores that are not finite.
+        ConfigError: a criterion that does not give one score a filter.
     """
     single = {name: each for name, each in criteria.items() if not isinstance(each, Ensemble)}
-    for layer in channels.convolutions:
+    layers = channels.convolutions if layers is None else layers
+    for layer in layers:
         _check_weights(network, layer)
     traced = follow(network)
-    seen = _seen(network, channels, single, images, batch_size)
+    seen = _seen(network, layers, single, images, batch_size)
     columns: list[pd.DataFrame] = []
     residuals: dict[str, float] = {}
-    for index, layer in enumerate(channels.convolutions, 1):
+    for index, layer in enumerate(layers, 1):
         views = _views(traced, channels, seen, layer)
         for name, criterion in single.items():
             found = _scores(criterion, views, seen.state(layer, name))
             if found is not None:
-                _check_scores(found, name, layer)
+                _check_scores(found, name, layer, len(channels.writes[layer]))
                 columns.append(
                     pd.DataFrame(
                         {"layer": layer, "index": index, "criterion": name, "filter": range(len(found)), "score": found}
@@ -105,7 +109,7 @@ def score(
 
 
 def _seen(
-    network: nn.Module, channels: Channels, criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
+    network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
 ) -> Seen:
     """What one pass over the images shows to those who need it; nothing, and no pass, if nobody does."""
     from_data = {name: each for name, each in criteria.items() if isinstance(each, DataCriterion)}
@@ -114,7 +118,7 @@ def _seen(
         return Seen()
     if images is None:
         raise TypeError("needs images")
-    return sweep(network, channels.convolutions, from_data, images, gradients=gradients, batch_size=batch_size)
+    return sweep(network, layers, from_data, images, gradients=gradients, batch_size=batch_size)
 
 
 def _views(traced: fx.GraphModule, channels: Channels, seen: Seen, layer: str) -> dict[type, Any]:
@@ -153,7 +157,12 @@ def _check_weights(network: nn.Module, layer: str) -> None:
         )
 
 
-def _check_scores(scores: np.ndarray, name: str, layer: str) -> None:
+def _check_scores(scores: np.ndarray, name: str, layer: str, n_filters: int) -> None:
+    if scores.shape != (n_filters,):
+        raise ConfigError(
+            f"criterion {name!r} gives {layer} scores of shape {scores.shape} for {n_filters} filters; one number a filter is "
+            "needed; mend the criterion, or pick another"
+        )
     if not np.isfinite(scores).all():
         raise NumericalError(
             f"criterion {name!r} gives {layer} scores that are not finite; its weights, outputs or gradients are too large; "
