@@ -1,19 +1,35 @@
-"""What a criterion may ask to see of one convolution, and how it says so: by the annotation of its `layer` argument."""
+"""What a criterion may ask to see of one convolution, and how it says so: by the annotation of its argument.
+
+A function `layer -> Scores` sees a layer once: `Label`, `Weights`, `BatchNorm` or `Gradients`. A `DataCriterion` sees batches
+of images as they pass: `Activations`, `Gates` or `BatchGradients`.
+"""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from criteria.median import Median
+
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
 Scores = Float64[Tensor, " out"]
-Criterion = Callable[..., Scores]
+Site = Literal["post_act", "conv_out"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """The place of a layer in its network, for criteria that look at no weight."""
+
+    name: str
+    num_filters: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,20 @@ class Weights:
         return centred @ centred.T
 
     @cached_property
+    def products(self) -> Float64[Tensor, "out out"]:
+        """Inner products of the filters as they are."""
+        mean = self.filters.mean(0)
+        along = self.filters @ mean
+        return self.gram + along[:, None] + along - mean @ mean
+
+    @cached_property
+    def median(self) -> "Median":
+        """The Fermat point of the filters, and how exact it is."""
+        from criteria.median import geometric_median  # it takes this view
+
+        return geometric_median(self)
+
+    @cached_property
     def distances(self) -> Float64[Tensor, "out out"]:
         """Euclidean distances between all filters.  [weight units]
 
@@ -50,22 +80,132 @@ class Weights:
         return distances
 
 
-VIEWS: tuple[type, ...] = (Weights,)
+@dataclass(frozen=True)
+class BatchNorm:
+    """Scale and shift of the BatchNorm that reads the layer's output; a layer without one has no such view."""
+
+    gamma: Float[Tensor, " out"]
+    beta: Float[Tensor, " out"]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The weights of a layer and the gradient there of the mean cross-entropy over the scoring split."""
+
+    weight: Float[Tensor, "out *kernel"]
+    grad: Float[Tensor, "out *kernel"]
+
+    @cached_property
+    def saliency(self) -> Float64[Tensor, "out d"]:
+        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]"""
+        return (self.weight.detach().double() * self.grad).flatten(1)
+
+
+@dataclass(frozen=True)
+class BatchGradients(Gradients):
+    """As `Gradients`, of the mean cross-entropy over one batch of `images`."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One batch of what a layer puts out, at the site that the criterion names."""
+
+    output: Float[Tensor, "images out *space"]
+
+    @cached_property
+    def maps(self) -> Float[Tensor, "images out h w"]:
+        """Feature maps, also of layers without a height (1 x w) or without any space (1 x 1)."""
+        precise = self.output.to(torch.promote_types(self.output.dtype, torch.float32))
+        shape = (*precise.shape[:2], *[1] * max(0, 4 - precise.dim()), *precise.shape[2:])
+        return precise.reshape(shape).flatten(3)
+
+    @cached_property
+    def averages(self) -> Float[Tensor, "images out"]:
+        """Global average pooling."""
+        return self.maps.mean((2, 3))
+
+    def first(self, images: int) -> "Activations":
+        """The same view of the first images of the batch."""
+        return replace(self, **{field.name: getattr(self, field.name)[:images] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Gates(Activations):
+    """One batch of outputs, and the gradient there of each image's own cross-entropy."""
+
+    grad: Float[Tensor, "images out *space"]
+
+    @cached_property
+    def slopes(self) -> Float[Tensor, "images out"]:
+        """Derivative of each image's loss by a gate of 1 that multiplies the whole feature map.  [nats]"""
+        product = self.output * self.grad
+        return product.sum(tuple(range(2, product.dim()))) if product.dim() > 2 else product
+
+
+class DataCriterion(ABC):
+    """A criterion that sees images: what it keeps of a batch, and what scores become of that.
+
+    The states of all batches are added; their size does not grow with the batches.
+
+    Attributes:
+        joins: the states are concatenated instead (one row an image).
+        site: of `Activations` and `Gates`: behind BatchNorm and the activation function, or right behind the layer.
+        images: how many images of the split are looked at, the first ones; None is all.
+    """
+
+    joins: ClassVar[bool] = False
+    site: Site = "post_act"
+    images: int | None = None
+
+    @abstractmethod
+    def reduce(self, batch: Any) -> Tensor:
+        """The state of one batch."""
+
+    @abstractmethod
+    def finish(self, state: Tensor) -> Scores:
+        """Scores out of the states of all batches."""
+
+
+LayerCriterion = Callable[..., Scores]
+Criterion = LayerCriterion | DataCriterion
+LAYER_VIEWS: tuple[type, ...] = (Label, Weights, BatchNorm, Gradients)
+BATCH_VIEWS: tuple[type, ...] = (Activations, Gates, BatchGradients)
+
+
+def filters_first(weight: Tensor, *, transposed: bool = False, groups: int = 1, legacy_dim0: bool = False) -> Tensor:
+    """The weights of a layer with one filter (the kernels of one output channel) a row of the first dimension.
+
+    Only a transposed convolution keeps its input channels there: (in, out / groups, ...) becomes (out, in / groups, ...).
+
+    Args:
+        legacy_dim0: leave it so, as the papers' DCGAN tables do (ICLR'21 tables 50 to 52: 100 x 8192).
+    """
+    if not transposed or legacy_dim0:
+        return weight
+    return torch.cat([part.transpose(0, 1) for part in weight.chunk(groups)])
 
 
 def needs(criterion: Criterion) -> type:
     """The view a criterion asks for.
 
     Raises:
-        TypeError: no annotated `layer` argument, an unknown view, or a keyword the criterion does not take.
+        TypeError: no annotated `layer` (or `batch`) argument, an unknown view, or a keyword the criterion does not take.
     """
+    if isinstance(criterion, DataCriterion):
+        return _declared(type(criterion).reduce, "batch", BATCH_VIEWS, f"{type(criterion).__name__}.reduce")
     function = criterion.func if isinstance(criterion, partial) else criterion
     name = getattr(function, "__name__", type(function).__name__)
     signature = inspect.signature(function)
     keywords: dict[str, Any] = criterion.keywords if isinstance(criterion, partial) else {}
     if unknown := sorted(set(keywords) - set(signature.parameters)):
         raise TypeError(f"{name} takes no keyword {unknown}; it takes {list(signature.parameters)[1:]}")
-    view = get_type_hints(function).get("layer")
-    if view not in VIEWS:
-        raise TypeError(f"{name} must annotate its argument 'layer' with one of {[v.__name__ for v in VIEWS]}")
+    return _declared(function, "layer", LAYER_VIEWS, name)
+
+
+def _declared(function: Callable[..., Any], argument: str, views: tuple[type, ...], name: str) -> type:
+    view = get_type_hints(function).get(argument)
+    if view not in views:
+        raise TypeError(f"{name} must annotate its argument {argument!r} with one of {[v.__name__ for v in views]}")
     return view

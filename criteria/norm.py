@@ -1,7 +1,8 @@
-"""Criteria from the size of a filter and from its distance to the others."""
+"""Criteria from the size of a filter, from its distance to the others and from its angle to them."""
+
+import torch
 
 from criteria.layer import Scores, Weights
-from criteria.median import geometric_median
 
 
 def l1(layer: Weights) -> Scores:
@@ -39,4 +40,48 @@ def fermat(layer: Weights) -> Scores:
     Source:
         Huang et al. 2021, "Rethinking the pruning criteria for convolutional neural network", table 1.
     """
-    return (layer.filters - geometric_median(layer).point).norm(dim=1)
+    return (layer.filters - layer.median.point).norm(dim=1)
+
+
+def repr(layer: Weights) -> Scores:
+    """Minus the mean overlap (absolute cosine) of each filter with the others of its layer.  [-1..0]
+
+    Blind to size: a filter of zeros overlaps with none, and scores 0, the highest. A layer's mean divides by all its
+    filters, itself among them, as the paper's does.
+
+    Source:
+        Prakash et al. 2019, "RePr: improved training of convolutional filters", equation 2.
+    """
+    lengths = layer.filters.norm(dim=1)
+    inverse = torch.where(lengths > 0, 1 / lengths, 0)
+    overlap = (layer.products * inverse[:, None] * inverse).fill_diagonal_(0)
+    return -overlap.abs().mean(1)
+
+
+def lamp(layer: Weights) -> Scores:
+    """Squared norm of each filter as a share of the squared norms of all filters at least as large.  [0..1]
+
+    In one layer the order is that of `l2`; the scores of different layers can be compared as they are. Equal filters
+    score alike (the paper numbers them through). A filter of zeros scores 0.
+
+    Source:
+        Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning" (LAMP), equation 4, with filters in
+        place of weights.
+    """
+    squares, order = layer.filters.square().sum(1).sort()
+    not_less = squares.flip(0).cumsum(0).flip(0)[torch.searchsorted(squares, squares)]
+    return torch.zeros_like(squares).index_put((order,), torch.where(squares > 0, squares / not_less, 0))
+
+
+def whc(layer: Weights) -> Scores:
+    """Norm of each filter times the sum over the others of their norm times one minus |cosine|.  [squared weight units]
+
+    Large for a filter that is large and dissimilar to large filters.
+
+    Source:
+        Chen & Wang 2023, "WHC: weighted hybrid criterion for filter pruning on convolutional neural networks",
+        equation 5; written out, a sum of |F_j| |F_k| - |F_j . F_k|.
+    """
+    lengths = layer.filters.norm(dim=1)
+    dissimilar = (lengths[:, None] * lengths - layer.products.abs()).clamp(min=0).fill_diagonal_(0)
+    return dissimilar.sum(1)

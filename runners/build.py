@@ -16,11 +16,10 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from criteria.layer import Criterion
 from runners.data.splits import Splits
 from runners.errors import ConfigError
 from runners.pruning.rule import Rule
-from runners.pruning.score import check_criteria
+from runners.pruning.score import Ranking, check_criteria
 from runners.reports import Report, check_reports, with_reports
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -130,7 +129,7 @@ class Parts:
         return keys.chosen(self.values)
 
     @cached_property
-    def criteria(self) -> dict[str, Criterion]:
+    def criteria(self) -> dict[str, Ranking]:
         """The set to compare, and the chosen criterion if it is not in it."""
         specs = keys.compared(self.values)
         found = {name: _instantiate(OmegaConf.create(spec), f"criterion {name}") for name, spec in specs.items()}
@@ -142,6 +141,11 @@ class Parts:
         """Tables and figures beyond the runner's own."""
         specs = self.values["reports"].items()
         return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
+
+    @cached_property
+    def score_batch_size(self) -> int:
+        """Images at a time when they score."""
+        return self.values["score_batch_size"]
 
     @cached_property
     def rule(self) -> Rule:

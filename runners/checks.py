@@ -130,6 +130,7 @@ CHECKS: tuple[Check, ...] = (
         "a share of the training images above 0, up to 1",
         "dataset.score_share=0.1",
     ),
+    ("score_batch_size", _whole(1), "a whole number of images from 1 on", "score_batch_size=128"),
     ("weights", _text_or_null, "a file, or null to train (an unset shell variable is neither)", "weights=null"),
     ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
     ("outputs", _text, "a folder", "outputs=outputs"),
@@ -173,6 +174,22 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
     ),
 )
 
+# Of any criterion: option, what is right, how to say so, an example.
+CRITERION_CHECKS: tuple[Check, ...] = (
+    ("threshold", lambda v: _number(v) and v >= 0, "a number from 0 on", "1e-4"),
+    ("bins", _whole(2), "a whole number from 2 on", "100"),
+    ("site", _one_of("post_act", "conv_out"), "post_act or conv_out", "post_act"),
+    ("images", lambda v: v is None or _whole(1)(v), "a whole number from 1 on, or null for all", "500"),
+    ("norm", _one_of(1, 2), "1 or 2", "1"),
+    ("seed", _whole(0, MAX_SEED), "a whole number from 0 to 2^63 - 1", "0"),
+    (
+        "members",
+        lambda v: isinstance(v, list) and len(v) == len(set(map(str, v))) >= 2 and all(map(_text, v)),
+        "a list of two or more criteria that are compared, each once",
+        "[l1,gm]",
+    ),
+)
+
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Checks every value that has a range; a key that the config does not have is not needed by it.
@@ -180,9 +197,18 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first value outside its range, or options that contradict each other.
     """
-    for key, right, allowed, example in CHECKS:
-        section, _, rest = key.rpartition(".")
-        place: Any = config[section] if section else config
+    criteria = ["criterion", *(f"criteria.{name}" for name in config["criteria"])]
+    of_criteria = [
+        (f"{section}.{key}", right, allowed, f"{section}.{key}={example}")
+        for section in criteria
+        for key, right, allowed, example in CRITERION_CHECKS
+    ]
+    for key, right, allowed, example in (*CHECKS, *of_criteria):
+        *sections, rest = key.split(".")
+        section = ".".join(sections)
+        place: Any = config
+        for part in sections:
+            place = place[part]
         if not isinstance(place, Mapping):
             group = f"recipe@{section}" if section == "finetune" else section
             raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")

@@ -80,7 +80,8 @@ def run(config: DictConfig, root: Path) -> int:
         raise
     except Exception as error:
         if _is_out_of_memory(error):
-            advice = "a smaller batch, model or data set is needed; try recipe.batch_size=64 finetune.batch_size=64"
+            sizes = "recipe.batch_size=64 finetune.batch_size=64 score_batch_size=32"
+            advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
         advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
         return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)

@@ -7,13 +7,12 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from criteria.layer import Criterion
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.prune import prune
 from runners.pruning.rule import Rule
-from runners.pruning.score import score
+from runners.pruning.score import Ranking, check_rankable, score
 from runners.pruning.select import check_prunable, select
 from runners.results import Results
 from runners.storage.stages import Stages
@@ -25,18 +24,20 @@ def run(
     *,
     splits: Splits,
     model: nn.Module,
-    criteria: Mapping[str, Criterion],
+    criteria: Mapping[str, Ranking],
     chosen: str,
     rule: Rule,
     train: Fit,
     finetune: Fit,
     stages: Stages,
+    score_batch_size: int,
 ) -> Results:
     """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
     channels = trace_channels(model, splits.example)
     check_prunable(channels, rule)
+    check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
     pruned = prune(trained, channels, selection)
     with stages.timed("recalibrated"):

@@ -6,21 +6,22 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from criteria.layer import Criterion
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
-from runners.pruning.score import score
+from runners.pruning.score import Ranking, score
 from runners.results import Results
 from runners.storage.stages import Stages
 from runners.training.fit import Fit
 
 
-def run(*, splits: Splits, model: nn.Module, criteria: Mapping[str, Criterion], train: Fit, stages: Stages) -> Results:
+def run(
+    *, splits: Splits, model: nn.Module, criteria: Mapping[str, Ranking], train: Fit, stages: Stages, score_batch_size: int
+) -> Results:
     """Train (or take given weights), measure, score by every criterion, correlate."""
     channels = trace_channels(model, splits.example)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})
     rho = spearman(scores)

@@ -10,14 +10,13 @@ from torch import nn
 
 from analysis.figures import sensitivity_curves, spearman_by_layer
 from analysis.similarity import spearman
-from criteria.layer import Criterion
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.alone import alone
 from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.prune import prune
 from runners.pruning.rule import Rule
-from runners.pruning.score import score
+from runners.pruning.score import Ranking, check_rankable, score
 from runners.pruning.select import check_prunable, select
 from runners.results import Results
 from runners.storage.stages import Stages
@@ -31,8 +30,9 @@ def run(
     *,
     splits: Splits,
     model: nn.Module,
-    criteria: Mapping[str, Criterion],
+    criteria: Mapping[str, Ranking],
     chosen: str,
+    score_batch_size: int,
     rule: Rule,
     ratios: Sequence[float],
     train: Fit,
@@ -47,8 +47,9 @@ def run(
     channels = trace_channels(model, splits.example)
     rules = alone(channels, rule, ratios)
     check_prunable(channels, replace(rule, ratio=0))
+    check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     found = stages.table("sensitivity", lambda: _measured(trained, channels, scores, chosen, rules, splits))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})

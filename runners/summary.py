@@ -9,6 +9,7 @@ import pandas as pd
 from runners.storage.folder import FACTS
 from runners.storage.stages import read_table
 
+MOST_PAIRS = 12
 NETWORK_COLUMNS = ["stage", "top1_pct", "loss_nats", "params", "macs", "latency_ms"]
 
 
@@ -66,7 +67,12 @@ def _sensitivity(sensitivity: pd.DataFrame, trained: float) -> str:
 
 def _spearman(spearman: pd.DataFrame) -> str:
     lines = ["Spearman's rho between criteria, mean and lowest over layers:"]
-    for (a, b), part in spearman.groupby(["criterion_a", "criterion_b"], sort=False):
+    pairs = list(spearman.groupby(["criterion_a", "criterion_b"], sort=False))
+    if left_out := max(0, len(pairs) - MOST_PAIRS):
+        pairs.sort(key=lambda pair: -pair[1]["rho"].fillna(0).mean())
+        pairs = pairs[: MOST_PAIRS // 2] + pairs[-MOST_PAIRS // 2 :]
+        lines = [f"{lines[0][:-1]} (the {MOST_PAIRS // 2} highest and lowest; {left_out} more pairs in spearman.csv):"]
+    for (a, b), part in pairs:
         rho = part["rho"].dropna()
         empty = f", {len(part) - len(rho)} empty" if len(rho) < len(part) else ""
         values = f"{rho.mean():.3f}, {rho.min():.3f}" if len(rho) else "none"

@@ -21,7 +21,7 @@ TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=1", "finetune.epochs=1"
 COMPOSITION = (
     (["model=resnt56"], "model=resnt56 is unknown; .*resnet110, .*did you mean model=resnet56"),
     (["dataset=cifar"], "dataset=cifar is unknown; .*did you mean dataset=cifar10"),
-    (["criterion=l3"], "criterion=l3 is unknown; .*fermat, gm, l1, l2"),
+    (["criterion=l3"], "criterion=l3 is unknown; .*fermat, gm, hrank, l1, l2"),
     (["criteria=norm"], "did you mean criteria=norms"),
     (["runner=oneshot"], "did you mean runner=one_shot"),
     (["experiment=nothing"], "experiment=nothing is unknown"),

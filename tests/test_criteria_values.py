@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from analysis.similarity import spearman
-from criteria.layer import Criterion, Weights
+from criteria.layer import LayerCriterion, Weights
 from criteria.median import geometric_median
 from criteria.norm import fermat, gm, l1, l2
 from runners.pruning.channels import trace_channels
@@ -17,7 +17,7 @@ from runners.pruning.rule import Rule
 from runners.pruning.score import score
 from runners.pruning.select import select
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
+CRITERIA: dict[str, LayerCriterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
 
 
 def recipe(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -27,7 +27,7 @@ def recipe(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return weight * (1 + 0.1 * generator.standard_normal((shape[0], 1, 1, 1)))
 
 
-def scores(criterion: Criterion, weight: object) -> np.ndarray:
+def scores(criterion: LayerCriterion, weight: object) -> np.ndarray:
     return criterion(Weights(torch.as_tensor(weight))).numpy()
 
 

@@ -166,7 +166,7 @@ SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     ),
     "transposed": (
         lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 2, 2)),
-        {"a": "passes up, which mixes channels or is unknown", "b": ""},
+        {"a": "up is a transposed convolution", "up": "up is a transposed convolution", "b": ""},
     ),
     "softmax": (lambda: plain(lambda m, x: x.softmax(1)), {"a": "passes softmax", "b": ""}),
     "GroupNorm": (lambda: plain(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)), {"a": "passes norm", "b": ""}),

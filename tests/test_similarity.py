@@ -10,10 +10,10 @@ import torch
 from scipy.stats import spearmanr
 
 from analysis.similarity import POOLED_COLUMNS, SPEARMAN_COLUMNS, pooled_spearman, spearman
-from criteria.layer import Criterion, Weights
+from criteria.layer import LayerCriterion, Weights
 from criteria.norm import fermat, gm, l1, l2
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
+CRITERIA: dict[str, LayerCriterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
 
 
 def table(layers: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]]) -> pd.DataFrame:

@@ -38,6 +38,7 @@ CONFIG: dict[str, Any] = {
     "budget": "filters",
     "coupled": "skip",
     "seed": 0,
+    "score_batch_size": 128,
     "precision": "fp32",
     "weights": None,
     "data_root": None,
@@ -176,11 +177,11 @@ def test_keys_are_those_of_the_first_day() -> None:
     assert chain(CONFIG, "data") == {
         "dataset": "3ab333d4bd8bf6d6523e809ef29f123d",
         "trained": "31018244370ce372a798fa8906a037b6",
-        "scores": "2d0830315370588041d18fe4ba80c816",
-        "selection": "9f9e92b8b01bc2ae7ca00fe8be50deda",
-        "tuned": "7d18ba188a1520505721efa11231fcdc",
+        "scores": "dbea7e015d533148d28c199212268236",
+        "selection": "850b8befcba5cf41cb9eb0a56ad27b82",
+        "tuned": "9004ca3ade88dff5c9ae45671e7e7c2d",
     }
-    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-2b3b897ec3"
+    assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-dbab7f8f5d"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"criterion": {"_target_": "criteria.norm.gm"}, "names__criterion": "gm"}, {"scores", "selection", "tuned"}),
         # Of the same name as one of the set, but configured otherwise.
         ({"criterion": {"_target_": "criteria.norm.l1", "p": 3}}, {"scores", "selection", "tuned"}),
+        ({"score_batch_size": 64}, {"scores", "selection", "tuned"}),
         ({"ratio": 0.50}, set()),
         ({"recipe__lr": 1e-1, "recipe__epochs": 180.0}, set()),
         ({"device": "cuda:1"}, set()),

@@ -50,6 +50,11 @@ class Channels:
     norms: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
 
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """The linear layers, in order of execution."""
+        return tuple(layer for layer in self.writes if layer not in self.convolutions)
+
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
         groups = self.writes[layer]
@@ -69,7 +74,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     """
     network = deepcopy(network).eval()
     try:
-        traced = fx.GraphModule(network, _Tracer().trace(network))
+        traced = follow(network)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             ShapeProp(traced).propagate(example)
         interpreter = IdInterpreter(traced)
@@ -82,6 +87,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ) from error
     sizes = network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2)
     return _grouped(interpreter, _norms(traced, interpreter), sizes)
+
+
+def follow(network: nn.Module) -> fx.GraphModule:
+    """The graph of the network's forward pass in the mode it is in, on its own parameters."""
+    return fx.GraphModule(network, _Tracer().trace(network))
 
 
 def _grouped(interpreter: IdInterpreter, norms: Mapping[str, str], sizes: Sizes) -> Channels:

@@ -63,7 +63,7 @@ class IdInterpreter(fx.Interpreter):
         """Layers with channels of their own write and read ids; other modules are operations."""
         module = self.module.get_submodule(target)
         args = (*args, *kwargs.values()) if not args else args
-        if isinstance(module, _ConvNd) and not module.transposed:
+        if isinstance(module, _ConvNd):
             return self._convolution(target, module, args[0])
         if isinstance(module, nn.Linear):
             return self._linear(target, module, args[0])
@@ -137,7 +137,9 @@ class IdInterpreter(fx.Interpreter):
         outputs = self._write(name, module, module.out_channels)
         if name not in self.convolutions:
             self.convolutions.append(name)
-        if module.groups == module.in_channels and module.groups > 1:
+        if module.transposed:
+            self._fix(inputs, outputs, reason=f"{name} is a transposed convolution")
+        elif module.groups == module.in_channels and module.groups > 1:
             sources = inputs.abs().repeat_interleave(module.out_channels // module.in_channels)
             self._fix(outputs[sources == 0], reason="filters a channel that is always zero")
             if module.out_channels != module.in_channels:

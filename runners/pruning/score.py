@@ -1,51 +1,178 @@
 """Scores of every filter of every convolution by every criterion, as one tidy table."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
-from criteria.layer import Criterion, Weights, needs
+from analysis.ensemble import Ensemble, mean_rank
+from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs
+from criteria.median import TOLERANCE
+from runners.data.resident import Images
 from runners.errors import ConfigError, NumericalError
-from runners.pruning.channels import Channels
+from runners.pruning.channels import Channels, follow
+from runners.pruning.sites import filters, find_batchnorm
+from runners.pruning.sweep import Seen, sweep
 
+log = logging.getLogger(__name__)
 SCORE_COLUMNS = ["layer", "index", "criterion", "filter", "score"]
+Ranking = Criterion | Ensemble
 
 
-def check_criteria(criteria: Mapping[str, Criterion]) -> None:
+def check_criteria(criteria: Mapping[str, Ranking]) -> None:
     """Asks every criterion what it needs, so that a wrong one is found before anything is trained.
 
     Raises:
         ConfigError: a criterion that is annotated or configured wrongly.
     """
     for name, criterion in criteria.items():
+        if isinstance(criterion, Ensemble):
+            _check_members(name, criterion, criteria)
+            continue
         try:
             needs(criterion)
         except TypeError as error:
             raise ConfigError(f"criterion {name!r}: {error}; see criteria/layer.py; mend its function or YAML") from error
 
 
-@torch.inference_mode()
-def score(network: nn.Module, channels: Channels, criteria: Mapping[str, Criterion]) -> pd.DataFrame:
-    """One row a filter and criterion (`SCORE_COLUMNS`); higher means keep.
-
-    `index` counts the convolutions from 1 in order of execution.
+def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str, Ranking], chosen: str) -> None:
+    """Refuses to prune by a criterion that needs the BatchNorm of a layer which has none, before anything is trained.
 
     Raises:
-        NumericalError: weights that are not finite.
+        ConfigError: of the first layer to rank that lacks it.
     """
-    tables: list[pd.DataFrame] = []
-    for index, layer in enumerate(channels.convolutions, 1):
-        weight = network.get_parameter(f"{layer}.weight")
-        if not weight.isfinite().all():
-            raise NumericalError(
-                f"layer {layer} has weights that are not finite; scores need numbers; train again or give other weights"
+    criterion = criteria[chosen]
+    members = [criteria[name] for name in criterion.members] if isinstance(criterion, Ensemble) else [criterion]
+    if not any(needs(each) is BatchNorm for each in members if not isinstance(each, Ensemble)):
+        return
+    traced = follow(network)
+    for layer in channels.convolutions:
+        if not channels.obstacle(layer) and find_batchnorm(traced, channels, layer) is None:
+            raise ConfigError(
+                f"cannot prune {layer} by {chosen!r}: no BatchNorm reads its output; every layer to prune needs one; pick "
+                "another criterion or model"
             )
-        view = Weights(weight)
-        for name, criterion in criteria.items():
-            scores = criterion(view).cpu().numpy()
-            tables.append(
-                pd.DataFrame({"layer": layer, "index": index, "criterion": name, "filter": range(len(scores)), "score": scores})
-            )
-    return pd.concat(tables, ignore_index=True)[SCORE_COLUMNS]
+
+
+def score(
+    network: nn.Module,
+    channels: Channels,
+    criteria: Mapping[str, Ranking],
+    images: Images | None = None,
+    *,
+    batch_size: int = 128,
+    layers: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """One row a filter and criterion (`SCORE_COLUMNS`); higher means keep.
+
+    `index` counts the layers from 1, by default the convolutions in order of execution. A layer that lacks what a criterion
+    needs has no rows of that criterion. `images` are passed once for all criteria, and not at all if none needs them.
+
+    Args:
+        batch_size: images at a time; only criteria that average over batches depend on it.
+        layers: others than the convolutions, for a table of their own: `channels.linear`.
+
+    Raises:
+        NumericalError: weights, a loss or scores that are not finite.
+        ConfigError: a criterion that does not give one score a filter.
+    """
+    single = {name: each for name, each in criteria.items() if not isinstance(each, Ensemble)}
+    layers = channels.convolutions if layers is None else layers
+    for layer in layers:
+        _check_weights(network, layer)
+    traced = follow(network)
+    seen = _seen(network, layers, single, images, batch_size)
+    columns: list[pd.DataFrame] = []
+    residuals: dict[str, float] = {}
+    for index, layer in enumerate(layers, 1):
+        views = _views(traced, channels, seen, layer)
+        for name, criterion in single.items():
+            found = _scores(criterion, views, seen.state(layer, name))
+            if found is not None:
+                _check_scores(found, name, layer, len(channels.writes[layer]))
+                columns.append(
+                    pd.DataFrame(
+                        {"layer": layer, "index": index, "criterion": name, "filter": range(len(found)), "score": found}
+                    )
+                )
+        if "median" in vars(views.get(Weights, seen)):
+            residuals[layer] = views[Weights].median.residual
+    _report(residuals)
+    table = pd.concat(columns, ignore_index=True) if columns else pd.DataFrame(columns=SCORE_COLUMNS)
+    ensembles = {name: each.members for name, each in criteria.items() if isinstance(each, Ensemble)}
+    ranked = [mean_rank(table, members).assign(criterion=name) for name, members in ensembles.items()]
+    return pd.concat([table, *ranked]).sort_values("index", kind="stable", ignore_index=True)[SCORE_COLUMNS]
+
+
+def _seen(
+    network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
+) -> Seen:
+    """What one pass over the images shows to those who need it; nothing, and no pass, if nobody does."""
+    from_data = {name: each for name, each in criteria.items() if isinstance(each, DataCriterion)}
+    gradients = any(needs(each) is Gradients for each in criteria.values())
+    if not from_data and not gradients:
+        return Seen()
+    if images is None:
+        raise TypeError("needs images")
+    return sweep(network, layers, from_data, images, gradients=gradients, batch_size=batch_size)
+
+
+def _views(traced: fx.GraphModule, channels: Channels, seen: Seen, layer: str) -> dict[type, Any]:
+    """The views of one layer, without those that it cannot have."""
+    weight = filters(traced, layer)
+    views: dict[type, Any] = {Label: Label(layer, len(weight)), Weights: Weights(weight)}
+    if layer in seen.gradients:
+        views[Gradients] = Gradients(weight, seen.gradient(layer))
+    if found := find_batchnorm(traced, channels, layer):
+        views[BatchNorm] = found
+    return views
+
+
+@torch.no_grad()
+def _scores(criterion: Criterion, views: Mapping[type, Any], state: Tensor | None) -> np.ndarray | None:
+    """One score a filter; None if the layer lacks what the criterion needs."""
+    if isinstance(criterion, DataCriterion):
+        return None if state is None else criterion.finish(state).cpu().numpy()
+    view = views.get(needs(criterion))
+    return None if view is None else criterion(view).cpu().numpy()
+
+
+def _check_members(name: str, ensemble: Ensemble, criteria: Mapping[str, Ranking]) -> None:
+    known = [other for other, each in criteria.items() if not isinstance(each, Ensemble)]
+    if unknown := [member for member in ensemble.members if member not in known]:
+        raise ConfigError(
+            f"criterion {name!r} has the member {unknown[0]!r}, which is not compared; members are some of {', '.join(known)}; "
+            f"choose a larger set (criteria=all), or add +criterion@criteria.{unknown[0]}={unknown[0]}"
+        )
+
+
+def _check_weights(network: nn.Module, layer: str) -> None:
+    if not network.get_parameter(f"{layer}.weight").isfinite().all():
+        raise NumericalError(
+            f"layer {layer} has weights that are not finite; scores need numbers; train again or give other weights"
+        )
+
+
+def _check_scores(scores: np.ndarray, name: str, layer: str, n_filters: int) -> None:
+    if scores.shape != (n_filters,):
+        raise ConfigError(
+            f"criterion {name!r} gives {layer} scores of shape {scores.shape} for {n_filters} filters; one number a filter is "
+            "needed; mend the criterion, or pick another"
+        )
+    if not np.isfinite(scores).all():
+        raise NumericalError(
+            f"criterion {name!r} gives {layer} scores that are not finite; its weights, outputs or gradients are too large; "
+            "train again with a smaller learning rate, or pick another criterion"
+        )
+
+
+def _report(residuals: Mapping[str, float]) -> None:
+    """How exact the geometric medians are, if somebody asked for them."""
+    if residuals:
+        worst = max(residuals, key=lambda layer: residuals[layer])
+        text = f"geometric medians of {len(residuals)} layers: residual at most {residuals[worst]:.1e} ({worst})"
+        log.info(text) if residuals[worst] <= TOLERANCE else log.warning(f"{text}, above the {TOLERANCE:.0e} aimed at")

@@ -1,0 +1,93 @@
+"""Criteria from the gradient of the loss: what removing a filter would cost, to first order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from criteria.layer import BatchGradients, DataCriterion, Gates, Gradients, Scores
+
+
+def taylor_l1(layer: Gradients) -> Scores:
+    """L1 norm of gradient times weight of each filter.  [nats]
+
+    The gradient is that of the mean loss over the whole split; `taylor_l1_per_batch` averages the score instead.
+
+    Source:
+        Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient inference", section 2.2; on
+        weights as in Huang et al. 2021, section 4. Divided by its sum it is SNIP's sensitivity (Lee et al. 2019).
+    """
+    return layer.saliency.abs().sum(1)
+
+
+def taylor_l2(layer: Gradients) -> Scores:
+    """L2 norm of gradient times weight of each filter.  [nats]
+
+    Source:
+        As `taylor_l1`.
+    """
+    return layer.saliency.norm(dim=1)
+
+
+def snip(layer: Gradients) -> Scores:
+    """Absolute derivative of the mean loss by a gate of 1 that multiplies the whole filter.  [nats]
+
+    Contributions of the filter's weights cancel before the absolute value, unlike in `taylor_l1`. Close to 0 for every
+    filter that BatchNorm without bias reads: the loss does not change with its size.
+
+    Source:
+        van Amersfoort et al. 2020, "Single shot structured pruning before training" (3SP), section 3: SNIP (Lee et al.
+        2019, equation 5) with one gate a filter.
+    """
+    return layer.saliency.sum(1).abs()
+
+
+@dataclass(frozen=True)
+class TaylorPerBatch(DataCriterion):
+    """Mean over batches of the norm of gradient times weight of each filter.  [nats]
+
+    Depends on the size of the batches, `score_batch_size`; a smaller last one counts by its images.
+
+    Args:
+        norm: 1 or 2, of `taylor_l1` and `taylor_l2`.
+
+    Source:
+        Huang et al. 2021, section 4, which does not say whether gradients or scores are averaged.
+    """
+
+    norm: Literal[1, 2]
+
+    def reduce(self, batch: BatchGradients) -> Float64[Tensor, "2 out"]:
+        """Sum of the score over the images, and how many they are."""
+        score = batch.saliency.norm(p=self.norm, dim=1)
+        return torch.stack([score, torch.ones_like(score)]) * batch.images
+
+    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
+        """Mean over images."""
+        return state[0] / state[1]
+
+
+@dataclass(frozen=True)
+class TaylorGate(DataCriterion):
+    """Mean over images of the squared derivative of the loss by a gate on each feature map.  [nats^2]
+
+    The paper squares the gradient of each mini-batch, and so depends on its size; this is its limit of one image a batch,
+    which Liu et al. 2021 ("Group Fisher pruning", equation 6) use as the Fisher information of the gate.
+
+    Source:
+        Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8 with the gates of section
+        3.2, which lie behind BatchNorm.
+    """
+
+    site: Literal["post_act", "conv_out"] = "post_act"
+
+    def reduce(self, batch: Gates) -> Float64[Tensor, "2 out"]:
+        """Sum of the squares, and how many images there are."""
+        squares = batch.slopes.double().square().sum(0)
+        return torch.stack([squares, torch.full_like(squares, len(batch.output))])
+
+    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
+        """Mean over images."""
+        return state[0] / state[1]
