@@ -50,6 +50,7 @@ EXPECTED = {
     ("resnet110_a", "resnet110"): (R110_A, (1_727_962, 1_688_522), (252_887_680, 212_779_648)),
     ("resnet110_b", "resnet110"): (R110_B, (1_727_962, 1_168_424), (252_887_680, 155_124_352)),
 }
+SLOW = (("resnet110_a", "resnet110"), ("vgg16", "vgg16_nobias"))
 
 
 @cache
@@ -101,11 +102,8 @@ def prunes_exactly(preset: str, model: str, size: int, widths: list[int]) -> tup
     return (before.params, after.params), (before.macs, after.macs)
 
 
-SLOW = {"resnet110_a", "resnet34_a"}
-
-
 @pytest.mark.parametrize(
-    ("preset", "model"), [pytest.param(*pair, marks=pytest.mark.slow if pair[0] in SLOW else ()) for pair in EXPECTED]
+    ("preset", "model"), [pytest.param(*pair, marks=pytest.mark.slow if pair in SLOW else ()) for pair in EXPECTED]
 )
 def test_presets_on_small_images(preset: str, model: str) -> None:
     widths, params, macs = EXPECTED[preset, model]

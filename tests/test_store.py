@@ -244,6 +244,16 @@ def test_bookkeeping_changes_no_run_name() -> None:
     assert len({run_name(changed(**{key: 7})) for key in ("seed", "ratio", "min_keep", "recipe__lr", "finetune__lr")}) == 5
 
 
+def test_a_run_by_layer_is_named_by_its_preset() -> None:
+    by_layer = changed(ratio={"conv1": 0.5, 2: 0.3})
+    assert run_name(by_layer).startswith("fake-resnet56-l1-by_layer-seed0-")
+    preset = changed(ratio={"conv1": 0.5, 2: 0.3}, names__preset="resnet56_b")
+    assert run_name(preset).startswith("fake-resnet56-l1-resnet56_b-seed0-")
+    assert run_name(changed(names__preset="resnet56_b")).startswith("fake-resnet56-l1-0.5-seed0-"), "the ratio that counts"
+    # No preset is spelt null by Hydra.
+    assert run_name(changed(names__preset="null")) == run_name(CONFIG)
+
+
 def test_given_weights_count_by_content_and_their_recipe_does_not(tmp_path: Path) -> None:
     one, copy, other = (tmp_path / name for name in ("a.th", "b.th", "c.th"))
     one.write_bytes(b"weights")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from runners.pruning.rule import Rule
 from runners.pruning.score import score
 from runners.pruning.select import masked_filters, removed_filters, select
 from runners.pruning.zero import zero
+from runners.storage.stages import read_table
+from runners.storage.weights import load_weights
+from support import Command
 
 MASKED = {"conv1": [0, 5], "layer1.0.conv2": [3, 4, 6, 7], "layer2.0.conv2": [0, 31], "layer2.0.shortcut.0": [7]}
 NORM_OF = {
@@ -135,3 +139,20 @@ def test_masked_and_removed_in_one_selection() -> None:
         torch.testing.assert_close(pruned(images()), by_hand(images()), rtol=1e-4, atol=1e-5)
     assert len(pruned.get_parameter("layer3.0.conv1.weight")) == 48
     assert len(pruned.get_parameter("layer3.0.conv2.weight")) == 64
+
+
+def test_fine_tuning_a_run_leaves_masked_filters_at_zero(command: Command, tmp_path: Path) -> None:
+    tiny = ("dataset=fake", "model=resnet20", "recipe.epochs=0", "finetune.epochs=2", "recipe.batch_size=32", "finetune.lr=0.1")
+    ended = command(*tiny, "coupled=mask", "ratio=0.25", "scope=global", "normalise=mean")
+    assert ended.code == 0 and " masked " in ended.out
+    selection = read_table(ended.folder / "selection.csv")
+    masked = masked_filters(selection)
+    assert masked and (selection["note"] == "").all()
+    [stored] = (tmp_path / "outputs" / "store" / "tuned").rglob("weights.safetensors")
+    blank = cifar_resnet(depth=20, num_classes=10)
+    tuned = prune(blank, trace_channels(blank, torch.zeros(1, 3, 16, 16)), selection)
+    load_weights(tuned, stored)
+    for layer, filters in masked.items():
+        weight = tuned.get_parameter(f"{layer}.weight")
+        assert not weight[list(filters)].any()
+        assert weight.flatten(1).any(1).sum() == len(weight) - len(filters), "and no others"

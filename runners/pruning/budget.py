@@ -11,19 +11,22 @@ from runners.pruning.channels import Channels
 from runners.pruning.rule import Rule, exact
 from runners.pruning.units import Unit
 
+NOTHING = np.zeros(0, dtype=np.int64)  # what a module without filters writes
+
 
 def saving(channels: Channels, units: Sequence[Unit], budget: str) -> int:
     """What a network loses with `units`: filters of convolutions, `params` or `macs`."""
     if budget == "filters":
         convolutions = set(channels.convolutions)
         return sum(len(numbers) for unit in units for layer, numbers in unit.filters.items() if layer in convolutions)
-    gone = np.unique([group for unit in units for group in unit.groups])
+    groups = (*channels.reads.values(), *channels.writes.values())
+    stays = np.ones(1 + max(int(part.max()) for part in groups), dtype=bool)
+    stays[[group for unit in units for group in unit.groups]] = False
     saved = 0
     for name, size in channels.sizes.modules.items():
         of = size.params if budget == "params" else size.macs
-        read, written = channels.reads[name], channels.writes.get(name, np.zeros(0, dtype=np.int64))
-        left = [int((~np.isin(groups, gone)).sum()) for groups in (read, written)]
-        saved += of(len(read), len(written)) - of(*left)
+        read, written = channels.reads[name], channels.writes.get(name, NOTHING)
+        saved += of(len(read), len(written)) - of(int(stays[read].sum()), int(stays[written].sum()))
     return saved
 
 

@@ -58,7 +58,8 @@ class Channels:
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
         groups = self.writes[layer]
-        tied = [other for other, theirs in self.writes.items() if other != layer and np.isin(groups, theirs).any()]
+        own = set(groups.tolist())
+        tied = [other for other, theirs in self.writes.items() if other != layer and not own.isdisjoint(theirs.tolist())]
         if tied:
             return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
         if reasons := [self.fixed[group] for group in groups.tolist() if group in self.fixed]:

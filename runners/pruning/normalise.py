@@ -42,6 +42,6 @@ def normalised(scores: Scores, how: str, dim: int) -> Scores:
         dim: weights of a filter.
 
     Source:
-        Names and choices of our specification, section 4.4; Molchanov et al. 2017, section 2.2 for `l2`.
+        `l2`: Molchanov et al. 2017, section 2.2. The others are common practice.
     """
     return NORMALISATIONS[how](scores, dim)

@@ -32,7 +32,7 @@ class Rule:
             or ranked alone and zeroed in place (`mask`).
 
     Source:
-        He et al. 2017 to Huang et al. 2021 leave most of this open; the options are what their codes do.
+        `start_layer`: Huang et al. 2021, figure 18. `floor_kept` and skipped layers: the scripts of Liu et al. 2019.
     """
 
     ratio: float | Mapping[str, float]

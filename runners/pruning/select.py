@@ -1,6 +1,7 @@
 """Which filters go: a score table and a rule in, one row a layer out."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,9 +49,24 @@ def select(scores: pd.DataFrame, criterion: str, channels: Channels, rule: Rule)
     """
     found = families(channels, rule)
     wanted, going = units_to_go(channels, found, _by_layer(scores, criterion, channels, found, rule), rule)
-    return pd.DataFrame(
-        [_row(channels, rule, found, layer, wanted, going) for layer in channels.convolutions], columns=SELECTION_COLUMNS
-    ).astype({"index": int, "before": int, "after": int, "floor_hit": bool})
+    asked = _filters(wanted)
+    removed, masked = _filters(unit for unit in going if unit.groups), _filters(unit for unit in going if not unit.groups)
+    ranked = {layer for family in found for layer in family.layers}
+    rows = [
+        (
+            layer,
+            index,
+            before := len(channels.writes[layer]),
+            before - len(removed[layer]),
+            len(asked[layer]) > len(removed[layer]) + len(masked[layer]),
+            "" if layer in ranked else why_not(channels, rule, layer),
+            channels.obstacle(layer),
+            " ".join(map(str, removed[layer])),
+            " ".join(map(str, masked[layer])),
+        )
+        for index, layer in enumerate(channels.convolutions, 1)
+    ]
+    return pd.DataFrame(rows, columns=SELECTION_COLUMNS)
 
 
 def removed_filters(selection: pd.DataFrame) -> Removed:
@@ -68,26 +84,13 @@ def _listed(selection: pd.DataFrame, column: str) -> Removed:
     return {layer: [int(number) for number in numbers.split()] for layer, numbers in pairs if numbers}
 
 
-def _row(
-    channels: Channels, rule: Rule, found: Sequence[Family], layer: str, wanted: Sequence[Unit], going: Sequence[Unit]
-) -> tuple[object, ...]:
-    before = len(channels.writes[layer])
-    lost = {
-        kind: [number for unit in going if bool(unit.groups) == (kind == "removed") for number in unit.filters.get(layer, ())]
-        for kind in ("removed", "masked")
-    }
-    asked = sum(len(unit.filters.get(layer, ())) for unit in wanted)
-    return (
-        layer,
-        1 + channels.convolutions.index(layer),
-        before,
-        before - len(lost["removed"]),
-        asked > len(lost["removed"]) + len(lost["masked"]),
-        "" if any(layer in family.layers for family in found) else why_not(channels, rule, layer),
-        channels.obstacle(layer),
-        " ".join(map(str, lost["removed"])),
-        " ".join(map(str, lost["masked"])),
-    )
+def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
+    """Layer -> its filters in `units`, in their order."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for unit in units:
+        for layer, numbers in unit.filters.items():
+            found[layer].extend(numbers)
+    return found
 
 
 def _by_layer(
@@ -98,9 +101,14 @@ def _by_layer(
     layers = [layer for family in found for layer in family.layers]
     pool = {str(layer): part["score"].to_numpy(dtype=float) for layer, part in chosen.groupby("layer", sort=False)}
     _check(pool, criterion, layers)
-    modules = channels.sizes.modules
-    dims = {layer: modules[layer].weights(len(channels.reads[layer]), 1) if layer in modules else 1 for layer in layers}
-    return {layer: normalised(pool[layer], rule.normalise, dims[layer]) for layer in layers}
+    return {layer: normalised(pool[layer], rule.normalise, _dim(channels, layer, rule)) for layer in layers}
+
+
+def _dim(channels: Channels, layer: str, rule: Rule) -> int:
+    """Weights of a filter, where the rule asks for them."""
+    if rule.normalise != "sqrt_dim":
+        return 1
+    return channels.sizes.modules[layer].weights(len(channels.reads[layer]), 1)
 
 
 def _check(pool: Mapping[str, np.ndarray], criterion: str, layers: Sequence[str]) -> None:
