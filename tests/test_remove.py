@@ -83,6 +83,7 @@ def one_weight_twice() -> Net:
 WIDTH = "which depends on the width"
 NUMBER = "reaches b as a number other than zero"
 TIED = "tied to "
+UNEVEN = "is read or written unevenly by the groups of "
 # name -> (network, what stands in the way of each convolution; "" is nothing)
 SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     "plain": (lambda: plain(lambda m, x: torch.relu(x)), {"a": "", "b": ""}),
@@ -158,15 +159,52 @@ SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     ),
     "several filters a channel": (
         lambda: plain(lambda m, x: m.dw(x), width=12, dw=conv(6, 12, groups=6)),
-        {"a": "dw has several filters a channel", "dw": "dw has several filters a channel", "b": ""},
+        {"a": TIED + "dw", "dw": TIED + "a", "b": ""},
     ),
-    "grouped": (
-        lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, groups=2)),
-        {"a": "c is a grouped convolution", "c": "c is a grouped convolution", "b": ""},
+    "grouped": (lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, groups=2)), {"a": "", "c": "", "b": ""}),
+    "grouped, other widths": (
+        lambda: plain(lambda m, x: m.bn(m.c(x)), width=9, c=conv(6, 9, groups=3), bn=nn.BatchNorm2d(9)),
+        {"a": "", "c": "", "b": ""},
+    ),
+    "grouped twice, groups in groups": (
+        lambda: plain(lambda m, x: m.d(m.c(x)), width=4, a=conv(3, 8), c=conv(8, 8, groups=2), d=conv(8, 4, groups=4)),
+        {"a": "", "c": "", "d": "", "b": ""},
+    ),
+    "grouped twice, groups across groups": (
+        lambda: plain(lambda m, x: m.d(m.c(x)), c=conv(6, 6, groups=2), d=conv(6, 6, groups=3)),
+        {"a": "", "c": UNEVEN + "c", "d": "", "b": ""},
+    ),
+    "grouped, reading two layers": (
+        lambda: plain(lambda m, x: m.d(torch.cat([x, m.c(x)], 1)), width=4, c=conv(6, 6), d=conv(12, 4, groups=2)),
+        {"a": UNEVEN + "d", "c": UNEVEN + "d", "d": "", "b": ""},
+    ),
+    "grouped, reading a layer twice": (
+        lambda: plain(lambda m, x: m.d(torch.cat([x, x], 1)), width=4, d=conv(12, 4, groups=2)),
+        {"a": "", "d": "", "b": ""},
+    ),
+    "grouped in a residual sum": (
+        lambda: plain(lambda m, x: m.c(x) + x, c=conv(6, 6, groups=2)),
+        {"a": TIED + "c", "c": TIED + "a", "b": ""},
     ),
     "transposed": (
-        lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 2, 2)),
-        {"a": "passes up, which mixes channels or is unknown", "b": ""},
+        lambda: plain(lambda m, x: m.bn(m.up(x)), width=5, up=nn.ConvTranspose2d(6, 5, 2, 2), bn=nn.BatchNorm2d(5)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed with padding on one side": (
+        lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 3, 2, padding=1, output_padding=1, dilation=2)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed, grouped": (
+        lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 2, 2, groups=2)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed, depthwise": (
+        lambda: plain(lambda m, x: m.up(x), width=12, up=nn.ConvTranspose2d(6, 12, 2, 2, groups=6)),
+        {"a": TIED + "up", "up": TIED + "a", "b": ""},
+    ),
+    "padding by name": (
+        lambda: plain(lambda m, x: m.c(x), c=nn.Conv2d(6, 6, 3, padding="same", dilation=2)),
+        {"a": "", "c": "", "b": ""},
     ),
     "softmax": (lambda: plain(lambda m, x: x.softmax(1)), {"a": "passes softmax", "b": ""}),
     "GroupNorm": (lambda: plain(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)), {"a": "passes norm", "b": ""}),
@@ -340,15 +378,30 @@ def difference(a: Tensor, b: Tensor) -> float:
 def half_of_ranked(channels: Channels, seed: int = 0) -> Removed:
     """(a) Half of every layer that is ranked, at random."""
     rng = np.random.default_rng(seed)
-    widths = {layer: len(channels.writes[layer]) for layer in channels.convolutions if not channels.obstacle(layer)}
-    return {layer: rng.permutation(n)[: n // 2].tolist() for layer, n in widths.items() if n > 1}
+    ranked = [layer for layer in channels.convolutions if not channels.obstacle(layer)]
+    found = {layer: some_of_each_part(channels, layer, rng, share=0.5) for layer in ranked}
+    return {layer: filters for layer, filters in found.items() if filters}
+
+
+def some_of_each_part(channels: Channels, layer: str, rng: np.random.Generator, share: float) -> list[int]:
+    """Filters at random; where a layer must stay even, as many of each part."""
+    part = channels.parts.get(layer, np.zeros(len(channels.writes[layer]), dtype=int))
+    members = [rng.permutation(np.flatnonzero(part == number)) for number in range(part.max() + 1)]
+    return np.concatenate([filters[: int(share * len(filters))] for filters in members]).tolist()
 
 
 def share_of_free_groups(channels: Channels, seed: int = 0, share: float = 0.4) -> Removed:
     """(b) A share of all free groups, tied or not, of which every layer keeps one."""
     rng = np.random.default_rng(seed)
-    free = sorted({int(g) for written in channels.writes.values() for g in written} - set(channels.fixed))
-    chosen = set(rng.permutation(free)[: round(share * len(free))].tolist())
+    chosen: set[int] = set()
+    decided = set(channels.fixed)
+    for layer in channels.parts:
+        groups = channels.writes[layer]
+        if not decided & set(groups.tolist()):
+            chosen |= set(groups[some_of_each_part(channels, layer, rng, share)].tolist())
+            decided |= set(groups.tolist())
+    free = sorted({int(g) for written in channels.writes.values() for g in written} - decided)
+    chosen |= set(rng.permutation(free)[: round(share * len(free))].tolist())
     for written in channels.writes.values():
         if set(written.tolist()) <= chosen:
             chosen.discard(int(written[0]))

@@ -1,4 +1,4 @@
-"""Which filter every channel of every tensor carries: one tensor of ids, pushed through the traced network.
+"""The groups of filters of a network: what stays or goes together, what may not go, what must stay even.
 
 A convolution gives each of its output channels a new id. Data movement runs on the ids as it is; a sum or a depthwise
 convolution unites the ids that meet; a channel that is provably zero has id 0. A minus sign marks a channel that would
@@ -6,9 +6,12 @@ not stay zero if its filter were zeroed (a sigmoid makes 0.5 of it): it must not
 ids form groups: filters that stay or go together.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +19,13 @@ from jaxtyping import Float, Int64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from runners.errors import ConfigError
 from runners.pruning.ids import IdInterpreter
-
-Groups = Int64[np.ndarray, " channels"]
+from runners.pruning.parts import Groups, even_parts
+from runners.pruning.shapes import ShapeInterpreter
 
 
 @dataclass(frozen=True)
@@ -35,44 +37,61 @@ class Channels:
         reads: module -> group of each input channel or feature (convolutions, linear layers, BatchNorm, PReLU).
         fixed: group -> why none of its filters may go. Group 0 is the channels that are provably zero.
         convolutions: the convolutions, in order of execution.
+        parts: layer -> part of each filter, where every part must lose equally many because a grouped convolution
+            reads or writes them; a layer that need not stay even is not in it.
     """
 
     writes: Mapping[str, Groups]
     reads: Mapping[str, Groups]
     fixed: Mapping[int, str]
     convolutions: tuple[str, ...]
+    parts: Mapping[str, Int64[np.ndarray, " filters"]] = field(default_factory=dict)
+
+    @cached_property
+    def writers(self) -> Mapping[int, tuple[str, ...]]:
+        """Group -> the layers that write it, in order of execution."""
+        found: dict[int, tuple[str, ...]] = {}
+        for layer, written in self.writes.items():
+            for group in dict.fromkeys(written.tolist()):
+                found[group] = (*found.get(group, ()), layer)
+        return found
 
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
-        groups = self.writes[layer]
-        tied = [other for other, theirs in self.writes.items() if other != layer and np.isin(groups, theirs).any()]
-        if tied:
+        groups = self.writes[layer].tolist()
+        sharing = {other for group in groups for other in self.writers[group]} - {layer}
+        if tied := [other for other in self.writes if other in sharing]:
             return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
-        if reasons := [self.fixed[group] for group in groups.tolist() if group in self.fixed]:
+        if reasons := [self.fixed[group] for group in groups if group in self.fixed]:
             return reasons[0]
-        return "" if len(set(groups.tolist())) == len(groups) else "tied to each other"
+        return "" if len(set(groups)) == len(groups) else "tied to each other"
 
 
 def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
     """Follows every channel of `network` from the filter that writes it to the modules that read it.
 
     Raises:
-        ConfigError: the network cannot be traced; the message names the reason.
+        ConfigError: the network cannot be traced; the message names the module and the reason.
     """
-    network = deepcopy(network).eval()
+    tracer = _Tracer()
+    running: ShapeInterpreter | IdInterpreter | None = None
     try:
-        traced = fx.GraphModule(network, _Tracer().trace(network))
-        with torch.no_grad():
-            ShapeProp(traced).propagate(example)
-        interpreter = IdInterpreter(traced)
-        interpreter.run(example)
+        with _eval_mode(network), torch.no_grad():
+            # Tracing may leave constants on the network, so it gets one of its own around the same modules.
+            around = copy(network)
+            graph = tracer.trace(around)
+            running = ShapeInterpreter(around, graph)
+            running.run(example)
+            running = IdInterpreter(around, graph)
+            running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        place = tracer.failed or (_place(running.node) if running and running.node else "")
         raise ConfigError(
-            f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
-            "keep data-dependent Python out of forward, or choose another model"
+            f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
+            "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
-    return _grouped(interpreter)
+    return _grouped(running)
 
 
 def _grouped(interpreter: IdInterpreter) -> Channels:
@@ -83,16 +102,40 @@ def _grouped(interpreter: IdInterpreter) -> Channels:
     fixed: dict[int, str] = {}
     for number, reason in interpreter.fixed.items():
         fixed.setdefault(int(groups[number]), reason)
-    return Channels(
-        writes={name: groups[ids.numpy()] for name, ids in interpreter.writes.items()},
-        reads={name: groups[ids.numpy()] for name, ids in interpreter.reads.items()},
-        fixed=fixed,
-        convolutions=tuple(interpreter.convolutions),
-    )
+    writes = {name: groups[ids.numpy()] for name, ids in interpreter.writes.items()}
+    reads = {name: groups[ids.numpy()] for name, ids in interpreter.reads.items()}
+    parts, uneven = even_parts(writes, reads, interpreter.grouped)
+    return Channels(writes, reads, uneven | fixed, tuple(interpreter.convolutions), parts)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole."""
+    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole; remembers what failed."""
+
+    failed = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
+
+def _place(node: fx.Node) -> str:
+    """The module whose forward pass the node is part of."""
+    return next(reversed(node.meta.get("nn_module_stack", {"": ""})))
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode, and afterwards every module in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

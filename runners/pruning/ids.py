@@ -1,6 +1,6 @@
 """Channel ids in place of numbers: what every operation of a network does to them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from runners.pruning.shapes import SHAPE
 
 Ids = Int64[Tensor, "..."]
 
@@ -24,30 +26,32 @@ QUOTIENTS = frozenset("truediv itruediv div".split())
 IN_PLACE = frozenset("iadd isub imul itruediv".split())
 ZEROS = frozenset("zeros newzeros zeroslike".split())
 REDUCTIONS = frozenset("mean sum amax amin".split())
-MOVES = frozenset(
-    "cat concat concatenate flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split()
-)
+JOINS = frozenset("cat concat concatenate".split())
+MOVES = frozenset("flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split())
 MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
 
 
 class IdInterpreter(fx.Interpreter):
     """Runs a traced network on ids instead of numbers; every tensor has the shape it really has."""
 
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced, garbage_collect_values=True)
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, garbage_collect_values=True, graph=graph)
         self.n_ids = 1
         self.united: list[Ids] = []
         self.fixed: dict[int, str] = {0: "always zero"}
         self.writes: dict[str, Ids] = {}
         self.reads: dict[str, Ids] = {}
         self.convolutions: list[str] = []
+        self.grouped: dict[str, int] = {}
         self.owners: dict[int, str] = {}
+        self.unlinked: list[Ids] = []
+        self.node: fx.Node | None = None
         self.meta: Any = None
         self.shape: tuple[int, ...] = ()
 
     def run_node(self, n: fx.Node) -> Any:
         """Ids of a node's output; inputs, parameters and what the network returns may not shrink."""
-        self.meta = n.meta.get("tensor_meta")
+        self.node, self.meta = n, n.meta.get(SHAPE)
         self.shape = tuple(getattr(self.meta, "shape", ()))
         if n.op == "placeholder":
             return self._fresh(self.shape, reason="network input")
@@ -63,7 +67,7 @@ class IdInterpreter(fx.Interpreter):
         """Layers with channels of their own write and read ids; other modules are operations."""
         module = self.module.get_submodule(target)
         args = (*args, *kwargs.values()) if not args else args
-        if isinstance(module, _ConvNd) and not module.transposed:
+        if isinstance(module, _ConvNd):
             return self._convolution(target, module, args[0])
         if isinstance(module, nn.Linear):
             return self._linear(target, module, args[0])
@@ -94,7 +98,7 @@ class IdInterpreter(fx.Interpreter):
             return self._unknown(self.meta, reason=f"is made by {name}") if isinstance(made, Tensor) else made
         result = self._result(kind, name, tensors, run, args, kwargs)
         # Who else holds the tensor, or a view of it, sees the change.
-        return tensors[0].copy_(result) if in_place and isinstance(result, Tensor) else result
+        return self._overwrite(tensors[0], result) if in_place and isinstance(result, Tensor) else result
 
     def _result(
         self,
@@ -114,22 +118,42 @@ class IdInterpreter(fx.Interpreter):
         if kind in PRODUCTS:
             return self._product(*_operands(args, kwargs))
         if kind in QUOTIENTS and not isinstance(args[1], Tensor):
-            return args[0].clone()
+            return _copied(args[0])
         if kind == "pad" and _pads_with_own(args, kwargs):
             return run(tensors[0].double(), *args[1:], **kwargs).long()
         if kind in REDUCTIONS:
             dtype = {"dtype"} & set(kwargs)
             options = {key: value for key, value in kwargs.items() if key not in dtype}
             return self._resized(self._reduced(tensors[0], *args[1:], **options))
+        if kind in JOINS:
+            return _joined(run, *args, **kwargs)
         if kind in MOVES or kind == "getitem" and _leaves_channels(args[1]):
-            return run(*args, **kwargs)
+            return self._moved(kind, tensors[0], run, args, kwargs)
         if kind in MOVES_BY_WIDTH and not _flattens(kind, args, self.shape):
             self._fix(*tensors, reason=f"passes {name}, which depends on the width")
-            return run(*args, **kwargs)
+            return self._moved(kind, tensors[0], run, args, kwargs)
         if kind in MOVES_BY_WIDTH:
-            return run(*args, **kwargs)
+            return self._moved(kind, tensors[0], run, args, kwargs)
         self._fix(*tensors, reason=f"passes {name}, which mixes channels or is unknown")
         return self._unknown(self.meta, reason=f"comes out of {name}")
+
+    def _moved(self, kind: str, x: Ids, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Data movement; where repeated pixels make a copy of what is really a view, it is noted."""
+        result = (torch.Tensor.reshape if kind == "view" else run)(*args, **kwargs)
+        if isinstance(result, Tensor) and kind != "clone" and _memory(result) != _memory(x):
+            self.unlinked += [x, result]
+        return result
+
+    def _overwrite(self, x: Ids, result: Ids) -> Ids:
+        """Puts `result` into `x` and all its views, whose pixels may share their memory."""
+        if torch.equal(_small(x), _small(result)):
+            return x
+        target = _small(x)
+        source = result[tuple(slice(size) for size in target.shape)]
+        if _memory(x) in map(_memory, self.unlinked) or not (_small(result) == source).all():
+            raise ValueError("a tensor is changed in place in a way that cannot be followed")
+        target.copy_(source)
+        return x
 
     def _convolution(self, name: str, module: _ConvNd, x: Ids) -> Ids:
         inputs = self._by_channel(x)
@@ -140,21 +164,19 @@ class IdInterpreter(fx.Interpreter):
         if module.groups == module.in_channels and module.groups > 1:
             sources = inputs.abs().repeat_interleave(module.out_channels // module.in_channels)
             self._fix(outputs[sources == 0], reason="filters a channel that is always zero")
-            if module.out_channels != module.in_channels:
-                self._fix(outputs, reason=f"{name} has several filters a channel")
             self._unite(outputs, sources)
         elif module.groups > 1:
-            self._fix(inputs, outputs, reason=f"{name} is a grouped convolution")
+            self.grouped[name] = module.groups
         self._read(name, module, inputs)
         return self._spread(outputs)
 
     def _linear(self, name: str, module: nn.Linear, x: Ids) -> Ids:
-        features = x.flatten(0, -2)
+        features = _small(x, last=1).flatten(0, -2)
         if not (features == features[0]).all():
             self._fix(x, reason=f"reaches {name} with its channels mixed")
         self._fix(features[0][features[0] < 0], reason=f"reaches {name} as a number other than zero")
         self._read(name, module, features[0])
-        return self._write(name, module, self.shape[-1]).expand(self.shape).clone()
+        return self._write(name, module, self.shape[-1]).clone().expand(self.shape)
 
     def _batchnorm(self, name: str, module: _BatchNorm, x: Ids) -> Ids:
         inputs = self._by_channel(x)
@@ -167,20 +189,20 @@ class IdInterpreter(fx.Interpreter):
     def _sum(self, a: Any, b: Any) -> Ids:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             tensor, number = (a, b) if isinstance(a, Tensor) else (b, a)
-            return tensor.clone() if number == 0 else -tensor.abs()
-        a, b = torch.broadcast_tensors(a, b)
+            return _copied(tensor) if number == 0 else -_copied(tensor).abs()
+        a, b = _met(a, b)
         self._fix(a[b == 0], b[a == 0], reason="meets the zero channels of a padded shortcut")
         self._unite(a, b)
         ids = torch.where(a == 0, b, a).abs()
-        return torch.where((a < 0) | (b < 0), -ids, ids)
+        return torch.where((a < 0) | (b < 0), -ids, ids).expand(self.shape)
 
     def _product(self, a: Any, b: Any) -> Ids:
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-            return (a if isinstance(a, Tensor) else b).clone()
-        a, b = torch.broadcast_tensors(a, b)
+            return _copied(a if isinstance(a, Tensor) else b)
+        a, b = _met(a, b)
         self._unite(a, b)
         ids = torch.where(b == 0, 0, a.abs())
-        return torch.where((a < 0) & (b < 0), -ids, ids)
+        return torch.where((a < 0) & (b < 0), -ids, ids).expand(self.shape)
 
     def _reduced(self, x: Ids, *args: Any, **kwargs: Any) -> Ids:
         low, high = (fn(x, *args, **kwargs) for fn in (torch.amin, torch.amax))
@@ -196,7 +218,7 @@ class IdInterpreter(fx.Interpreter):
         self._fix(ids, reason=reason)
         if len(shape) <= 1:
             return ids.reshape(shape)
-        return ids.reshape(1, width, *[1] * (len(shape) - 2)).expand(shape).clone()
+        return ids.reshape(1, width, *[1] * (len(shape) - 2)).expand(shape)
 
     def _unknown(self, meta: Any, *, reason: str) -> Any:
         """Fresh ids for one tensor, or for each tensor of a tuple."""
@@ -206,7 +228,7 @@ class IdInterpreter(fx.Interpreter):
 
     def _fix(self, *tensors: Ids, reason: str) -> None:
         for ids in tensors:
-            for number in ids.abs().unique().tolist():
+            for number in set(_small(ids).abs().flatten().tolist()):
                 self.fixed.setdefault(number, reason)
 
     def _unite(self, a: Ids, b: Ids) -> None:
@@ -215,7 +237,7 @@ class IdInterpreter(fx.Interpreter):
         if pairs.dim() > 3 and (pairs == pairs[..., :1, :1]).all():
             pairs = pairs[..., 0, 0]
         pairs = pairs.flatten(1)
-        self.united.append(pairs[:, pairs.all(0)].unique(dim=1))
+        self.united.append(pairs[:, pairs.all(0)])
 
     def _write(self, name: str, module: nn.Module, width: int) -> Ids:
         if name not in self.writes:
@@ -239,18 +261,19 @@ class IdInterpreter(fx.Interpreter):
 
     def _by_channel(self, x: Ids) -> Ids:
         """The id of every channel; channels that are not of one piece may not go."""
-        flat = x[0].flatten(1) if x.dim() > 2 else x[0][:, None]
+        small = _small(x)
+        flat = small[0].flatten(1) if x.dim() > 2 else small[0][:, None]
         if not (flat == flat[:, :1]).all():
             self._fix(x, reason="is a channel of several filters")
         return flat[:, 0].clone()
 
     def _spread(self, ids: Ids) -> Ids:
         """Ids by channel -> ids of the node's shape."""
-        return ids.reshape(1, -1, *[1] * (len(self.shape) - 2)).expand(self.shape).clone()
+        return ids.clone().reshape(1, -1, *[1] * (len(self.shape) - 2)).expand(self.shape)
 
     def _resized(self, x: Ids) -> Ids:
         """The same channels in the node's shape."""
-        return x.clone() if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
+        return _copied(x) if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
 
 
 def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tensor]:
@@ -271,6 +294,36 @@ def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tenso
 
     visit(found)
     return tensors
+
+
+def _small(x: Ids, last: int = 0) -> Ids:
+    """`x` without the repetitions that take no memory (pixels, mostly); the first two and `last` dimensions stay whole."""
+    kept = (0, 1, *range(x.dim() - last, x.dim()))
+    return x[tuple(slice(None if dim in kept or stride else 1) for dim, stride in enumerate(x.stride()))]
+
+
+def _copied(x: Ids) -> Ids:
+    """`x` in memory of its own, repetitions still free."""
+    return _small(x).clone().expand(x.shape)
+
+
+def _met(a: Ids, b: Ids) -> tuple[Ids, Ids]:
+    """Both with the same shape, without the pixels that are repetitions in both."""
+    a, b = torch.broadcast_tensors(_small(a), _small(b))
+    return a, b
+
+
+def _memory(x: Ids) -> int:
+    """What a tensor shares with its views."""
+    return x.untyped_storage().data_ptr()
+
+
+def _joined(run: Callable[..., Ids], tensors: Sequence[Ids], dim: int = 0) -> Ids:
+    """A concatenation; the pixels of channels that are each of one piece stay repetitions."""
+    small = [_small(x) for x in tensors]
+    if dim == 1 and all(x.shape[2:].numel() == 1 for x in small):
+        return run(small, dim).expand(-1, -1, *tensors[0].shape[2:])
+    return run(tensors, dim)
 
 
 def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
