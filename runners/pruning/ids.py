@@ -23,6 +23,8 @@ ZERO_BECOMES_NUMBER = frozenset("sigmoid hardsigmoid logsigmoid exp cos softplus
 SUMS = frozenset("add iadd sub isub".split())
 PRODUCTS = frozenset("mul imul".split())
 QUOTIENTS = frozenset("truediv itruediv div".split())
+# Where layers compute as PyTorch's do; the timm ones pad by the size of the image, or cast.
+PLAIN_LAYERS = ("torch.nn.modules.", "timm.layers.conv2d_same", "timm.layers.linear")
 IN_PLACE = frozenset("iadd isub imul itruediv".split())
 ZEROS = frozenset("zeros newzeros zeroslike".split())
 REDUCTIONS = frozenset("mean sum amax amin".split())
@@ -167,6 +169,8 @@ class IdInterpreter(fx.Interpreter):
             self._unite(outputs, sources)
         elif module.groups > 1:
             self.grouped[name] = module.groups
+        if _is_special(module):
+            self._fix(inputs, outputs, reason=f"{name} computes with its weights in a way of its own")
         self._read(name, module, inputs)
         return self._spread(outputs)
 
@@ -176,11 +180,16 @@ class IdInterpreter(fx.Interpreter):
             self._fix(x, reason=f"reaches {name} with its channels mixed")
         self._fix(features[0][features[0] < 0], reason=f"reaches {name} as a number other than zero")
         self._read(name, module, features[0])
+        if _is_special(module):
+            self._fix(features[0], self._write(name, module, self.shape[-1]), reason=f"{name} computes in a way of its own")
         return self._write(name, module, self.shape[-1]).clone().expand(self.shape)
 
     def _batchnorm(self, name: str, module: _BatchNorm, x: Ids) -> Ids:
         inputs = self._by_channel(x)
-        outputs = inputs.abs() if module.affine else -inputs.abs()
+        keeps_zero = module.affine and all(
+            type(child).__name__.lower() in ZERO_STAYS_ZERO | {"identity"} for child in module.children()
+        )
+        outputs = inputs.abs() if keeps_zero else -inputs.abs()
         if (inputs == 0).any():
             outputs[inputs == 0] = self._fresh((int((inputs == 0).sum()),), reason=f"a constant of {name}")
         self._read(name, module, inputs)
@@ -324,6 +333,12 @@ def _joined(run: Callable[..., Ids], tensors: Sequence[Ids], dim: int = 0) -> Id
     if dim == 1 and all(x.shape[2:].numel() == 1 for x in small):
         return run(small, dim).expand(-1, -1, *tensors[0].shape[2:])
     return run(tensors, dim)
+
+
+def _is_special(module: nn.Module) -> bool:
+    """Whether a layer does more than PyTorch's: standardises its weights, or computes them from others."""
+    plain = type(module).forward.__module__.startswith(PLAIN_LAYERS)
+    return not plain or "weight" not in dict(module.named_parameters(recurse=False))
 
 
 def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -24,15 +24,16 @@ def even_parts(
         touching = {name: table[:, written] for name, table in tables.items() if table[:, written].any()}
         if not touching:
             continue
-        kinds, kind = np.unique(np.concatenate(list(touching.values())), axis=1, return_inverse=True)
+        table = np.concatenate(list(touching.values()))
+        kinds, first, kind = np.unique(table, axis=1, return_index=True, return_inverse=True)
         ends = np.cumsum([len(table) for table in touching.values()])[:-1]
         balanced = [len(set(block.sum(1).tolist())) == 1 for block in np.split(kinds, ends)]
-        sizes = np.bincount(kind.ravel())
+        sizes = np.bincount(kind)
         if not all(balanced) or (sizes != sizes[0]).any():
             reason = f"is read or written unevenly by the groups of {next(iter(touching)).split(' ')[1]}"
             uneven |= dict.fromkeys(written.tolist(), reason)
         elif len(sizes) > 1:
-            parts[layer] = kind.ravel().astype(np.int64)
+            parts[layer] = first.argsort().argsort()[kind].astype(np.int64)  # numbered as they come
     return parts, uneven
 
 
