@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision.models as tv
-from timm.layers import BatchNormAct2d, StdConv2d
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
