@@ -1,5 +1,6 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -28,8 +29,7 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
             would no longer be equal.
     """
     keeps = _keeps(network, channels, removed)
-    # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
-    memo: dict[int, Any] = {}
+    memo = _copied(network)
     for name, (inputs, outputs) in keeps.items():
         for value, part in _parts(network.get_submodule(name), inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
@@ -118,31 +118,41 @@ def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, remo
             )
 
 
+def _copied(network: nn.Module) -> dict[int, Any]:
+    """A memo for deepcopy: what it finds there it takes for copied, and an empty hook table costs it more than a tensor."""
+    tables = (table for module in network.modules() for table in vars(module).values())
+    return {id(table): type(table)() for table in tables if type(table) in (OrderedDict, dict, set) and not table}
+
+
 def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:
     """Every parameter and buffer that has channels, and what is kept of it."""
-    if isinstance(module, _ConvNd):
+    named = ("weight", "bias", "running_mean", "running_var")
+    if isinstance(module, _ConvNd | nn.Linear):
         yield module.weight, _kept_weight(module, inputs, outputs)
-    elif isinstance(module, nn.Linear):
-        yield module.weight, _take(_take(module.weight, 0, outputs), 1, inputs)
-    named = ("bias",) if isinstance(module, _ConvNd | nn.Linear) else ("weight", "bias", "running_mean", "running_var")
+        named = ("bias",)
+    index = _index(outputs)
     for value in (getattr(module, name, None) for name in named):
         if isinstance(value, Tensor):
-            yield value, _take(value, 0, outputs)
+            yield value, value.detach().index_select(0, index.to(value.device))
 
 
-def _kept_weight(module: _ConvNd, inputs: Kept, outputs: Kept) -> Tensor:
+def _kept_weight(module: _ConvNd | nn.Linear, inputs: Kept, outputs: Kept) -> Tensor:
     """Of each group, its kept filters and input channels; of a depthwise convolution, the kept groups."""
-    first, second = (inputs, outputs) if module.transposed else (outputs, inputs)
-    if _is_depthwise(module):
-        return _take(module.weight, 0, first)
-    blocks = zip(
-        module.weight.chunk(module.groups), first.reshape(module.groups, -1), second.reshape(module.groups, -1), strict=True
-    )
-    return torch.cat([_take(_take(block, 0, rows), 1, columns) for block, rows, columns in blocks])
+    transposed, groups = (module.transposed, module.groups) if isinstance(module, _ConvNd) else (False, 1)
+    first, second = (inputs, outputs) if transposed else (outputs, inputs)
+    weight = module.weight.detach()
+    if isinstance(module, _ConvNd) and _is_depthwise(module):
+        return weight.index_select(0, _index(first).to(weight.device))
+    rows = np.flatnonzero(first)
+    columns = np.stack([np.flatnonzero(part) for part in second.reshape(groups, -1)])
+    # One gather of whole kernels, so that no tensor of a size in between is made.
+    index = rows[:, None] * weight.shape[1] + columns[rows * groups // len(first)]
+    gathered = weight.flatten(0, 1).index_select(0, torch.from_numpy(index.ravel()).to(weight.device))
+    return gathered.unflatten(0, index.shape)
 
 
-def _take(value: Tensor, dim: int, kept: Kept) -> Tensor:
-    return value.detach().index_select(dim, torch.from_numpy(np.flatnonzero(kept)).to(value.device))
+def _index(kept: Kept) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(kept))
 
 
 def _is_depthwise(module: _ConvNd) -> bool:
