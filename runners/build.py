@@ -19,6 +19,7 @@ from torch import nn
 from criteria.layer import Criterion
 from runners.data.splits import Splits
 from runners.errors import ConfigError
+from runners.pruning.saved import save_pruned
 from runners.pruning.score import check_criteria
 from runners.pruning.select import Rule
 from runners.results import Results
@@ -55,6 +56,8 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         run_folder.write_table(folder, name, table.assign(**columns))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
+    for name, pruned in results.networks.items():
+        save_pruned(folder / name, pruned, values["model"])
     run_folder.finish(
         folder,
         provenance

@@ -12,6 +12,7 @@ from runners.accuracy import accuracy
 from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.remove import remove
+from runners.pruning.saved import Pruned
 from runners.pruning.score import score
 from runners.pruning.select import Rule, check_prunable, removed_filters, select
 from runners.results import Results
@@ -37,7 +38,8 @@ def run(
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table("scores", lambda: score(trained, channels, criteria))
     selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
-    pruned = remove(trained, channels, removed_filters(selection))
+    removed = removed_filters(selection)
+    pruned = remove(trained, channels, removed)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
     tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(pruned, splits, unfinished))
@@ -54,4 +56,5 @@ def run(
         "selection": selection,
         "history": history,
     }
-    return Results(tables, {"spearman": spearman_by_layer(rho), "history": learning_curves(history)})
+    figures = {"spearman": spearman_by_layer(rho), "history": learning_curves(history)}
+    return Results(tables, figures, {"tuned": Pruned(tuned, channels, removed, splits.example)})
