@@ -59,6 +59,9 @@ def test_one_run_leaves_every_table(command: Command) -> None:
     accuracy = pd.read_csv(folder / "accuracy.csv")
     columns = "stage top1_pct top5_pct loss_nats params macs latency_ms n_correct n_images best_top1_pct best_epoch"
     assert list(accuracy)[:11] == columns.split()
+    how = "peak_activation_bytes latency_batch latency_dtype latency_device latency_threads latency_warm_up"
+    assert list(accuracy)[11:17] == how.split() and (accuracy["latency_batch"] == 1).all()
+    assert accuracy["peak_activation_bytes"].iloc[0] >= accuracy["peak_activation_bytes"].iloc[1] > 0
     assert list(accuracy["stage"]) == ["trained", "pruned", "recalibrated", "tuned"]
     assert accuracy["top5_pct"].isna().all(), "fake has ten classes"
     assert accuracy["params"].iloc[0] > accuracy["params"].iloc[1] == accuracy["params"].iloc[3]
