@@ -7,12 +7,15 @@ from a network to the smaller one: following the channels, scores, choice, surge
 changes a copy, whose making is not timed. Prints a table: median seconds of both, their ratio, the parameters left.
 """
 
+import gc
 import sys
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,8 +23,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from engine import alternate, row  # noqa: E402
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
@@ -99,17 +100,21 @@ def removal_row(name: str, make: Callable[[], nn.Module], rounds: int) -> list[s
     torch.manual_seed(0)
     network, example = make().eval(), torch.randn(1, 3, 32, 32)
     copies = [deepcopy(network) for _ in range(rounds + 1)]
-    left = {"peer": 0, "ours": 0}
+    results = [(timed(peer, copy, example), timed(ours, network, example)) for copy in copies]
+    # The first round warms up.
+    theirs, mine = (median(seconds for seconds, _ in column) for column in zip(*results[1:], strict=True))
+    left = [num_params(smaller) for _, smaller in results[-1]]
+    same = "the same" if left[0] == left[1] else f"the peer {left[0]:,}"
+    agreement = f"{left[1]:,} parameters left, {same}"
+    return [name, "torch-pruning", f"{theirs:.3f} s", f"{mine:.3f} s", f"{theirs / mine:.1f}x", agreement]
 
-    def theirs() -> None:
-        left["peer"] = num_params(peer(copies.pop(), example))
 
-    def mine() -> None:
-        left["ours"] = num_params(ours(network, example))
-
-    seconds = alternate(theirs, mine, rounds)
-    same = "the same" if left["peer"] == left["ours"] else f"the peer {left['peer']:,}"
-    return row(name, "torch-pruning", *seconds, f"{left['ours']:,} parameters left, {same}")
+def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, nn.Module]:
+    """Seconds, and the smaller network; what the competitor left for the garbage collector is collected before."""
+    gc.collect()
+    started = time.perf_counter()
+    smaller = prune(network, example)
+    return time.perf_counter() - started, smaller
 
 
 def num_params(network: nn.Module) -> int:

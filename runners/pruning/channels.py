@@ -27,6 +27,8 @@ from runners.pruning.ids import IdInterpreter
 from runners.pruning.parts import Groups, even_parts
 from runners.pruning.shapes import ShapeInterpreter
 
+PLACE = "place"  # the key in a node's `meta`: the module it belongs to
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -86,7 +88,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        place = tracer.failed or (_place(running.node) if running and running.node else "")
+        place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
         raise ConfigError(
             f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
             "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
@@ -109,24 +111,40 @@ def _grouped(interpreter: IdInterpreter) -> Channels:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole; remembers what failed."""
+    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole; knows where it is.
 
-    failed = ""
+    Args:
+        inside: the modules whose forward pass is being followed; after a failure, those that it was in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed = self.failed or self.path_of_module(m)
-            raise
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return self.create_proxy("call_module", path, args, kwargs)
+        self.inside.append(path)
+        result = forward(*args, **kwargs)
+        self.inside.pop()
+        return result
 
-
-def _place(node: fx.Node) -> str:
-    """The module whose forward pass the node is part of."""
-    return next(reversed(node.meta.get("nn_module_stack", {"": ""})))
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta[PLACE] = target if kind == "call_module" else "".join(self.inside[-1:])
+        return node
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class IdInterpreter(fx.Interpreter):
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, garbage_collect_values=True, graph=graph)
+        self.by_name = dict(network.named_modules(remove_duplicate=False))
         self.n_ids = 1
         self.united: list[Ids] = []
         self.fixed: dict[int, str] = {0: "always zero"}
@@ -67,7 +68,7 @@ class IdInterpreter(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Layers with channels of their own write and read ids; other modules are operations."""
-        module = self.module.get_submodule(target)
+        module = self.by_name[target]
         args = (*args, *kwargs.values()) if not args else args
         if isinstance(module, _ConvNd):
             return self._convolution(target, module, args[0])
@@ -307,8 +308,11 @@ def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tenso
 
 def _small(x: Ids, last: int = 0) -> Ids:
     """`x` without the repetitions that take no memory (pixels, mostly); the first two and `last` dimensions stay whole."""
-    kept = (0, 1, *range(x.dim() - last, x.dim()))
-    return x[tuple(slice(None if dim in kept or stride else 1) for dim, stride in enumerate(x.stride()))]
+    strides = x.stride()
+    for dim in range(2, x.dim() - last):
+        if strides[dim] == 0:
+            x = x.narrow(dim, 0, 1)
+    return x
 
 
 def _copied(x: Ids) -> Ids:

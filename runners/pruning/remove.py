@@ -17,6 +17,7 @@ from runners.pruning.channels import Channels
 
 Removed = Mapping[str, Sequence[int]]
 Kept = Bool[np.ndarray, " channels"]
+UNCHANGING = frozenset([bool, int, float, str, type(None)])
 
 
 def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Module:
@@ -29,13 +30,17 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
             would no longer be equal.
     """
     keeps = _keeps(network, channels, removed)
-    memo = _copied(network)
+    # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
+    memo: dict[int, Any] = {}
+    modules = _modules(network)
     for name, (inputs, outputs) in keeps.items():
-        for value, part in _parts(network.get_submodule(name), inputs, outputs):
+        for value, part in _parts(modules[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
+    _copy_leaves(network, memo)
     smaller = deepcopy(network, memo)
+    modules = _modules(smaller)
     for name, (inputs, outputs) in keeps.items():
-        _set_widths(smaller.get_submodule(name), int(inputs.sum()), int(outputs.sum()))
+        _set_widths(modules[name], int(inputs.sum()), int(outputs.sum()))
     return smaller
 
 
@@ -59,8 +64,9 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
     Raises:
         ConfigError: as `remove`.
     """
+    modules = _modules(network)
     for name, (_, outputs) in _keeps(network, channels, removed).items():
-        module, gone = network.get_submodule(name), torch.from_numpy(~outputs)
+        module, gone = modules[name], torch.from_numpy(~outputs)
         if name not in channels.writes and not isinstance(module, _BatchNorm):
             continue
         for parameter in module.parameters(recurse=False):
@@ -76,11 +82,12 @@ def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
     stays[list(_groups(channels, removed))] = False
+    modules = _modules(network)
     keeps: dict[str, tuple[Kept, Kept]] = {}
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
         inputs = stays[channels.reads[name]]
         outputs = stays[channels.writes[name]] if name in channels.writes else inputs
-        _check_layer(network.get_submodule(name), name, inputs, outputs, removed.get(name, ()))
+        _check_layer(modules[name], name, inputs, outputs, removed.get(name, ()))
         if not (inputs.all() and outputs.all()):
             keeps[name] = inputs, outputs
     return keeps
@@ -118,10 +125,25 @@ def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, remo
             )
 
 
-def _copied(network: nn.Module) -> dict[int, Any]:
-    """A memo for deepcopy: what it finds there it takes for copied, and an empty hook table costs it more than a tensor."""
-    tables = (table for module in network.modules() for table in vars(module).values())
-    return {id(table): type(table)() for table in tables if type(table) in (OrderedDict, dict, set) and not table}
+def _modules(network: nn.Module) -> dict[str, nn.Module]:
+    return dict(network.named_modules(remove_duplicate=False))
+
+
+def _copy_leaves(network: nn.Module, memo: dict[int, Any]) -> None:
+    """Copies PyTorch's own layers into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
+    for module in network.modules():
+        for buffer in module._buffers.values():
+            if type(buffer) is Tensor and id(buffer) not in memo:
+                memo[id(buffer)] = buffer.detach().clone()
+        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
+            copy = memo[id(module)] = module.__new__(type(module))
+            copy.__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in UNCHANGING:
+        return value
+    return type(value)() if type(value) in (OrderedDict, dict, set) and not value else deepcopy(value, memo)
 
 
 def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:

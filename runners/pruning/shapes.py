@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 SHAPE = "shape"  # the key in a node's `meta`
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Sigmoid, nn.Hardswish, torch.relu, F.relu, F.relu6, F.silu, torch.sigmoid)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class ShapeInterpreter(fx.Interpreter):
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, garbage_collect_values=True, graph=graph)
+        self.by_name = dict(network.named_modules(remove_duplicate=False))
         self.node: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
@@ -36,15 +39,21 @@ class ShapeInterpreter(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """PyTorch's own layers by formula; a subclass may pad or reshape as it likes, so it is run."""
-        module = self.fetch_attr(target)
+        module = self.by_name[target]
         x = args[0] if args else next(iter(kwargs.values()))
-        if type(module) in CONVOLUTIONS:
+        if type(module) in SAME_SHAPE:
+            return x
+        if isinstance(module, _ConvNd) and type(module) in CONVOLUTIONS:
             return x.new_zeros(x.shape[0], module.out_channels, *_pixels(target, module, x))
         if type(module) is nn.Linear and x.shape[-1] == module.in_features:
             return x.new_zeros(*x.shape[:-1], module.out_features)
         if type(module) in BATCHNORMS and x.shape[1] == module.num_features:
             return x
         return super().call_module(target, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Activations are not computed."""
+        return args[0] if target in SAME_SHAPE and args else super().call_function(target, args, kwargs)
 
 
 def _pixels(name: str, module: _ConvNd, x: Tensor) -> list[int]:
