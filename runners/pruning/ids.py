@@ -1,6 +1,6 @@
 """Channel ids in place of numbers: what every operation of a network does to them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,28 +9,28 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from runners.pruning.operations import (
+    IN_PLACE,
+    JOINS,
+    MOVES,
+    MOVES_BY_WIDTH,
+    PRODUCTS,
+    QUOTIENTS,
+    REDUCTIONS,
+    SUMS,
+    ZERO_BECOMES_NUMBER,
+    ZERO_STAYS_ZERO,
+    ZEROS,
+    flattens,
+    is_special,
+    leaves_channels,
+    operands,
+    pads_with_own,
+    tensors_in,
+)
 from runners.pruning.shapes import SHAPE
 
 Ids = Int64[Tensor, "..."]
-
-ZERO_STAYS_ZERO = frozenset(
-    "relu relu6 leakyrelu prelu elu celu selu silu gelu mish hardswish tanh softsign dropout dropout1d dropout2d "
-    "dropout3d stochasticdepth maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d "
-    "adaptiveavgpool2d adaptiveavgpool3d adaptivemaxpool1d adaptivemaxpool2d adaptivemaxpool3d interpolate upsample "
-    "neg abs square sqrt".split()
-)
-ZERO_BECOMES_NUMBER = frozenset("sigmoid hardsigmoid logsigmoid exp cos softplus".split())
-SUMS = frozenset("add iadd sub isub".split())
-PRODUCTS = frozenset("mul imul".split())
-QUOTIENTS = frozenset("truediv itruediv div".split())
-# Where layers compute as PyTorch's do; the timm ones pad by the size of the image, or cast.
-PLAIN_LAYERS = ("torch.nn.modules.", "timm.layers.conv2d_same", "timm.layers.linear")
-IN_PLACE = frozenset("iadd isub imul itruediv".split())
-ZEROS = frozenset("zeros newzeros zeroslike".split())
-REDUCTIONS = frozenset("mean sum amax amin".split())
-JOINS = frozenset("cat concat concatenate".split())
-MOVES = frozenset("flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split())
-MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
 
 
 class IdInterpreter(fx.Interpreter):
@@ -62,7 +62,7 @@ class IdInterpreter(fx.Interpreter):
             # One number scales all channels alike, as a constant in the code would.
             return 1.0 if value.numel() == 1 else self._fresh(self.shape, reason="a parameter of the network")
         if n.op == "output":
-            self._fix(*_tensors(n.args, self.env), reason="network output")
+            self._fix(*tensors_in(n.args, self.env), reason="network output")
             return None
         return super().run_node(n)
 
@@ -91,7 +91,7 @@ class IdInterpreter(fx.Interpreter):
         return self._operation(target, target, getattr(torch.Tensor, target), args, kwargs)
 
     def _operation(self, kind: str, name: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         in_place = kind.endswith("_") or kind in IN_PLACE or bool(kwargs.get("inplace")) or getattr(run, "inplace", False)
         kind = kind.strip("_").replace("_", "").lower()
         if kind in ZEROS:
@@ -117,12 +117,12 @@ class IdInterpreter(fx.Interpreter):
         if kind in ZERO_BECOMES_NUMBER:
             return -self._resized(tensors[0]).abs()
         if kind in SUMS:
-            return self._sum(*_operands(args, kwargs))
+            return self._sum(*operands(args, kwargs))
         if kind in PRODUCTS:
-            return self._product(*_operands(args, kwargs))
+            return self._product(*operands(args, kwargs))
         if kind in QUOTIENTS and not isinstance(args[1], Tensor):
             return _copied(args[0])
-        if kind == "pad" and _pads_with_own(args, kwargs):
+        if kind == "pad" and pads_with_own(args, kwargs):
             return run(tensors[0].double(), *args[1:], **kwargs).long()
         if kind in REDUCTIONS:
             dtype = {"dtype"} & set(kwargs)
@@ -130,9 +130,9 @@ class IdInterpreter(fx.Interpreter):
             return self._resized(self._reduced(tensors[0], *args[1:], **options))
         if kind in JOINS:
             return _joined(run, *args, **kwargs)
-        if kind in MOVES or kind == "getitem" and _leaves_channels(args[1]):
+        if kind in MOVES or kind == "getitem" and leaves_channels(args[1]):
             return self._moved(kind, tensors[0], run, args, kwargs)
-        if kind in MOVES_BY_WIDTH and not _flattens(kind, args, self.shape):
+        if kind in MOVES_BY_WIDTH and not flattens(kind, args, self.shape):
             self._fix(*tensors, reason=f"passes {name}, which depends on the width")
             return self._moved(kind, tensors[0], run, args, kwargs)
         if kind in MOVES_BY_WIDTH:
@@ -170,7 +170,7 @@ class IdInterpreter(fx.Interpreter):
             self._unite(outputs, sources)
         elif module.groups > 1:
             self.grouped[name] = module.groups
-        if _is_special(module):
+        if is_special(module):
             self._fix(inputs, outputs, reason=f"{name} computes with its weights in a way of its own")
         self._read(name, module, inputs)
         return self._spread(outputs)
@@ -181,7 +181,7 @@ class IdInterpreter(fx.Interpreter):
             self._fix(x, reason=f"reaches {name} with its channels mixed")
         self._fix(features[0][features[0] < 0], reason=f"reaches {name} as a number other than zero")
         self._read(name, module, features[0])
-        if _is_special(module):
+        if is_special(module):
             self._fix(features[0], self._write(name, module, self.shape[-1]), reason=f"{name} computes in a way of its own")
         return self._write(name, module, self.shape[-1]).clone().expand(self.shape)
 
@@ -286,26 +286,6 @@ class IdInterpreter(fx.Interpreter):
         return _copied(x) if tuple(x.shape) == self.shape or x.dim() < 3 else self._spread(self._by_channel(x))
 
 
-def _tensors(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tensor]:
-    """All tensors in nested arguments; nodes are looked up in `env`."""
-    tensors: list[Tensor] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, fx.Node):
-            value = (env or {}).get(value)
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        elif isinstance(value, Mapping):
-            for part in value.values():
-                visit(part)
-        elif isinstance(value, tuple | list):
-            for part in value:
-                visit(part)
-
-    visit(found)
-    return tensors
-
-
 def _small(x: Ids, last: int = 0) -> Ids:
     """`x` without the repetitions that take no memory (pixels, mostly); the first two and `last` dimensions stay whole."""
     strides = x.stride()
@@ -337,32 +317,3 @@ def _joined(run: Callable[..., Ids], tensors: Sequence[Ids], dim: int = 0) -> Id
     if dim == 1 and all(x.shape[2:].numel() == 1 for x in small):
         return run(small, dim).expand(-1, -1, *tensors[0].shape[2:])
     return run(tensors, dim)
-
-
-def _is_special(module: nn.Module) -> bool:
-    """Whether a layer does more than PyTorch's: standardises its weights, or computes them from others."""
-    plain = type(module).forward.__module__.startswith(PLAIN_LAYERS)
-    return not plain or "weight" not in dict(module.named_parameters(recurse=False))
-
-
-def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The two sides of a sum or product, however they were passed."""
-    first, second, *_ = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
-    return first, second
-
-
-def _pads_with_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether F.pad puts nothing but zeros, or the image's own pixels, around it."""
-    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
-    return mode != "constant" or not kwargs.get("value", args[3] if len(args) > 3 else 0)
-
-
-def _leaves_channels(index: Any) -> bool:
-    """Whether x[index] takes all channels: x[:, :, ::2], or an item of a tuple or size."""
-    return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
-
-
-def _flattens(kind: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a view keeps the images and leaves the rest to be worked out: x.view(n, -1)."""
-    sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
-    return kind in ("view", "reshape") and len(shape) == 2 and len(sizes) == 2 and sizes[1] == -1
