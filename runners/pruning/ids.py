@@ -258,7 +258,9 @@ class IdInterpreter(fx.Interpreter):
 
     def _own(self, name: str, module: nn.Module, ids: Ids) -> None:
         """Parameters that two modules share cannot shrink in one of them."""
-        owners = [self.owners.setdefault(id(parameter), name) for parameter in module.parameters(recurse=False)]
+        owners = [
+            self.owners.setdefault(id(parameter), name) for parameter in module._parameters.values() if parameter is not None
+        ]
         for owner in set(owners) - {name}:
             theirs = [found[owner] for found in (self.reads, self.writes) if owner in found]
             self._fix(ids, *theirs, reason=f"{name} shares its parameters with {owner}")

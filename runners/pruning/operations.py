@@ -47,8 +47,7 @@ def tensors_in(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Ten
 
 def is_special(module: nn.Module) -> bool:
     """Whether a layer does more than PyTorch's: standardises its weights, or computes them from others."""
-    plain = type(module).forward.__module__.startswith(PLAIN_LAYERS)
-    return not plain or "weight" not in dict(module.named_parameters(recurse=False))
+    return not type(module).forward.__module__.startswith(PLAIN_LAYERS) or "weight" not in module._parameters
 
 
 def operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
