@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -82,8 +83,7 @@ def ours(network: nn.Module, example: Tensor) -> nn.Module:
 
 def peer(network: nn.Module, example: Tensor) -> nn.Module:
     """The same network, smaller."""
-    import torch_pruning
-
+    torch_pruning = import_module("torch_pruning")  # an optional extra
     pruner = torch_pruning.pruner.MagnitudePruner(
         network,
         example,
