@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 
 from runners.data.splits import Splits
-from runners.pruning.cost import cost
+from runners.pruning.cost import WARM_UP, cost
 from runners.training.evaluate import evaluate
 
 
@@ -16,7 +16,7 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
 
     `top1_pct` is of the last epoch. `best_top1_pct` and `best_epoch` show apart what choosing the epoch on the test
     split would have given; they are empty where nothing was trained. `latency_ms` is measured, and is the one column
-    that two runs of the same command do not share.
+    that two runs of the same command do not share; `latency_batch` to `latency_warm_up` (passes) say how.
     """
     rows: list[dict[str, Any]] = []
     for stage, network in networks.items():
@@ -38,6 +38,12 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
                 "n_images": quality.n_images,
                 "best_top1_pct": best[0],
                 "best_epoch": best[1],
+                "peak_activation_bytes": price.peak_activation_bytes,
+                "latency_batch": price.batch,
+                "latency_dtype": price.dtype,
+                "latency_device": price.device,
+                "latency_threads": price.threads,
+                "latency_warm_up": WARM_UP,
             }
         )
     return pd.DataFrame(rows).astype({"best_top1_pct": float, "best_epoch": "Int64"})

@@ -19,6 +19,7 @@ from torch import nn
 from runners.data.splits import Splits
 from runners.errors import ConfigError
 from runners.pruning.rule import Rule
+from runners.pruning.saved import save_pruned
 from runners.pruning.score import Ranking, check_criteria
 from runners.reports import Report, check_reports, with_reports
 from runners.storage import facts, keys
@@ -60,6 +61,8 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         run_folder.write_table(folder, name, table.assign(**added))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
+    for name, pruned in results.networks.items():
+        save_pruned(folder / name, pruned, values["model"])
     for stage in parts.stages.reused:  # it was trained where nobody watched
         watch = parts.watch(stage)
         for row in results.tables["history"].query("stage == @stage").to_dict("records"):

@@ -12,8 +12,9 @@ from runners.data.splits import Splits
 from runners.pruning.channels import trace_channels
 from runners.pruning.prune import prune
 from runners.pruning.rule import Rule
+from runners.pruning.saved import Pruned
 from runners.pruning.score import Ranking, check_rankable, score
-from runners.pruning.select import check_prunable, select
+from runners.pruning.select import check_prunable, removed_filters, select
 from runners.results import Results
 from runners.storage.stages import Stages
 from runners.training.fit import Fit
@@ -56,4 +57,5 @@ def run(
         "selection": selection,
         "history": history,
     }
-    return Results(tables, {"spearman": spearman_by_layer(rho), "history": learning_curves(history)})
+    figures = {"spearman": spearman_by_layer(rho), "history": learning_curves(history)}
+    return Results(tables, figures, {"tuned": Pruned(tuned, channels, removed_filters(selection), splits.example)})

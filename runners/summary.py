@@ -10,13 +10,16 @@ from runners.storage.folder import FACTS
 from runners.storage.stages import read_table
 
 MOST_PAIRS = 12
-NETWORK_COLUMNS = ["stage", "top1_pct", "loss_nats", "params", "macs", "latency_ms"]
+NETWORK_COLUMNS = ["stage", "top1_pct", "loss_nats", "params", "macs", "peak_activation_bytes", "latency_ms"]
+LATENCY_NOISE = 0.02  # share by which two medians of the same network differ
 
 
 def summary(folder: Path) -> str:
     """Accuracy a stage, what was removed, how far criteria agree, and where the time went."""
     accuracy = read_table(folder / "accuracy.csv")
     parts = [_accuracy(accuracy)]
+    if slower := slower_than_its_macs(accuracy):
+        parts.append(slower)
     if (folder / "selection.csv").is_file():
         parts.append(_selection(read_table(folder / "selection.csv")))
     if (folder / "sensitivity.csv").is_file():
@@ -37,6 +40,7 @@ def _accuracy(accuracy: pd.DataFrame) -> str:
         "loss_nats": "{:.4f}".format,
         "params": "{:,}".format,
         "macs": "{:,}".format,
+        "peak_activation_bytes": "{:,}".format,
         "latency_ms": "{:.2f}".format,
     }
     text = accuracy.to_string(columns=columns, index=False, formatters=formats)
@@ -46,6 +50,18 @@ def _accuracy(accuracy: pd.DataFrame) -> str:
     ]
     note = f"Accuracy on {accuracy['n_images'].iloc[0]:,} test images after the last epoch"
     return text + f"\n{note}" + (f" (the best epoch, not used: {'; '.join(best)})." if best else ".")
+
+
+def slower_than_its_macs(accuracy: pd.DataFrame) -> str:
+    """One line if the last stage has fewer MACs than the first and is not faster by more than noise; else empty."""
+    first, last = accuracy.iloc[0], accuracy.iloc[-1]
+    if last["macs"] >= first["macs"] or last["latency_ms"] < (1 - LATENCY_NOISE) * first["latency_ms"]:
+        return ""
+    return (
+        f"MACs fell by {100 * (1 - last['macs'] / first['macs']):.0f} %, latency did not: {first['stage']} "
+        f"{first['latency_ms']:.2f} ms, {last['stage']} {last['latency_ms']:.2f} ms (batch {last['latency_batch']}, "
+        f"{last['latency_dtype']}, {last['latency_device']}, {last['latency_threads']} threads)."
+    )
 
 
 def _selection(selection: pd.DataFrame) -> str:

@@ -174,3 +174,43 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line_with_a_way_out(n
     message = str(caught.value)
     assert "\n" not in message and message.startswith(f"{network.__name__} cannot be traced (")
     assert message.endswith("keep data-dependent Python out of forward, or choose another model")
+
+
+@pytest.mark.parametrize(("network", "place"), [(DataDependent, "body.1"), (WrongWidth, "body.1.conv")])
+def test_the_refusal_names_the_module_inside(network: Callable[[], nn.Module], place: str) -> None:
+    whole = nn.Sequential()
+    whole.add_module("body", nn.Sequential(nn.Conv2d(3, 3, 1), network()))
+    with pytest.raises(ConfigError, match=rf"^Sequential cannot be traced \(in {place}: "):
+        trace(whole)
+
+
+def test_a_traced_constant_does_not_stay_on_the_network() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + torch.tensor(0.5)
+
+    network = Shifted()
+    before = set(vars(network))
+    trace(network)
+    assert set(vars(network)) == before
+
+
+def test_filters_around_a_grouped_convolution_have_parts() -> None:
+    # Worked by hand: two groups of three inputs and two outputs; the convolution behind reads them all.
+    channels = trace(nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1, groups=2), nn.Conv2d(4, 2, 1)))
+    assert {layer: part.tolist() for layer, part in channels.parts.items()} == {"0": [0, 0, 0, 1, 1, 1], "1": [0, 0, 1, 1]}
+
+
+def test_groups_in_groups_have_the_finer_parts() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 4, 1, groups=4), nn.Conv2d(4, 2, 1))
+    channels = trace(network)
+    parts = {layer: part.tolist() for layer, part in channels.parts.items()}
+    assert parts == {"0": [0, 0, 0, 0, 1, 1, 1, 1], "1": [0, 0, 1, 1, 2, 2, 3, 3], "2": [0, 1, 2, 3]}
+
+
+def test_networks_without_grouped_convolutions_have_no_parts() -> None:
+    assert trace(tv.mobilenet_v2(num_classes=10)).parts == {}

@@ -19,6 +19,7 @@ from runners import build
 from runners.data.fake import fake
 from runners.pruning.channels import trace_channels
 from runners.pruning.remove import mask, remove
+from runners.pruning.saved import load_pruned
 from runners.pruning.select import removed_filters
 from runners.storage.stages import read_table
 from runners.storage.weights import load_weights
@@ -58,6 +59,9 @@ def test_one_run_leaves_every_table(command: Command) -> None:
     accuracy = pd.read_csv(folder / "accuracy.csv")
     columns = "stage top1_pct top5_pct loss_nats params macs latency_ms n_correct n_images best_top1_pct best_epoch"
     assert list(accuracy)[:11] == columns.split()
+    how = "peak_activation_bytes latency_batch latency_dtype latency_device latency_threads latency_warm_up"
+    assert list(accuracy)[11:17] == how.split() and (accuracy["latency_batch"] == 1).all()
+    assert accuracy["peak_activation_bytes"].iloc[0] >= accuracy["peak_activation_bytes"].iloc[1] > 0
     assert list(accuracy["stage"]) == ["trained", "pruned", "recalibrated", "tuned"]
     assert accuracy["top5_pct"].isna().all(), "fake has ten classes"
     assert accuracy["params"].iloc[0] > accuracy["params"].iloc[1] == accuracy["params"].iloc[3]
@@ -101,6 +105,14 @@ def test_every_row_measures_its_own_network(command: Command, tmp_path: Path) ->
     assert evaluate(masked, splits.test).loss_nats == pytest.approx(loss["pruned"], rel=1e-5)
 
 
+def test_a_run_leaves_its_tuned_network_in_a_folder(command: Command) -> None:
+    ended = command(*TINY, "criterion=l2", "ratio=0.5")
+    network = load_pruned(ended.folder / "tuned")
+    row = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage").loc["tuned"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == row["params"]
+    assert evaluate(network, fake(**FAKE).test).loss_nats == pytest.approx(row["loss_nats"], rel=1e-5)
+
+
 def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path: Path) -> None:
     ended = command(*TINY, "ratio=0.25")
     splits = fake(**FAKE)
@@ -127,10 +139,10 @@ def test_arithmetic_is_exact_and_other_images_have_another_key(command: Command)
 
 def test_a_failed_repetition_leaves_the_finished_run(command: Command) -> None:
     first = command(*TINY)
-    before = {path.name: path.read_bytes() for path in first.folder.iterdir() if path.name != "run.log"}
+    before = {path: path.read_bytes() for path in first.folder.rglob("*.*") if path.name != "run.log"}
     ended = command(*TINY, "rerun=true", "device=cuda:63")
     assert ended.code == 2
-    assert {path.name: path.read_bytes() for path in first.folder.iterdir() if path.name != "run.log"} == before
+    assert {path: path.read_bytes() for path in first.folder.rglob("*.*") if path.name != "run.log"} == before
 
 
 def test_a_run_whose_tables_were_deleted_is_made_again(command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Which filter every channel of every tensor carries: one tensor of ids, pushed through the traced network.
+"""The groups of filters of a network: what stays or goes together, what may not go, what must stay even.
 
 A convolution gives each of its output channels a new id. Data movement runs on the ids as it is; a sum or a depthwise
 convolution unites the ids that meet; a channel that is provably zero has id 0. A minus sign marks a channel that would
@@ -6,9 +6,12 @@ not stay zero if its filter were zeroed (a sigmoid makes 0.5 of it): it must not
 ids form groups: filters that stay or go together.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +19,16 @@ from jaxtyping import Float, Int64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from runners.errors import ConfigError
 from runners.pruning.ids import IdInterpreter
+from runners.pruning.parts import Groups, even_parts
+from runners.pruning.shapes import ShapeInterpreter
 from runners.pruning.sizes import Sizes, network_sizes
 
-Groups = Int64[np.ndarray, " channels"]
+PLACE = "place"  # the key in a node's `meta`: the module it belongs to
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Channels:
         reads: module -> group of each input channel or feature (convolutions, linear layers, BatchNorm, PReLU).
         fixed: group -> why none of its filters may go. Group 0 is the channels that are provably zero.
         convolutions: the convolutions, in order of execution.
-        parts: layer -> the part of each filter, where its filters fall into parts that must keep equal counts.
+        parts: layer -> part of each filter, where every part must lose equally many because a grouped convolution
+            reads or writes them; a layer that need not stay even is not in it.
         norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
         sizes: what the modules cost.
     """
@@ -55,39 +59,51 @@ class Channels:
         """The linear layers, in order of execution."""
         return tuple(layer for layer in self.writes if layer not in self.convolutions)
 
+    @cached_property
+    def writers(self) -> Mapping[int, tuple[str, ...]]:
+        """Group -> the layers that write it, in order of execution."""
+        found: dict[int, tuple[str, ...]] = {}
+        for layer, written in self.writes.items():
+            for group in dict.fromkeys(written.tolist()):
+                found[group] = (*found.get(group, ()), layer)
+        return found
+
     def obstacle(self, layer: str) -> str:
         """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
-        groups = self.writes[layer]
-        own = set(groups.tolist())
-        tied = [other for other, theirs in self.writes.items() if other != layer and not own.isdisjoint(theirs.tolist())]
-        if tied:
+        groups = self.writes[layer].tolist()
+        sharing = {other for group in groups for other in self.writers[group]} - {layer}
+        if tied := [other for other in self.writes if other in sharing]:
             return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
-        if reasons := [self.fixed[group] for group in groups.tolist() if group in self.fixed]:
+        if reasons := [self.fixed[group] for group in groups if group in self.fixed]:
             return reasons[0]
-        return "" if len(set(groups.tolist())) == len(groups) else "tied to each other"
+        return "" if len(set(groups)) == len(groups) else "tied to each other"
 
 
 def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
     """Follows every channel of `network` from the filter that writes it to the modules that read it.
 
     Raises:
-        ConfigError: the network cannot be traced; the message names the reason.
+        ConfigError: the network cannot be traced; the message names the module and the reason.
     """
-    network = deepcopy(network).eval()
+    tracer = _Tracer()
+    running: ShapeInterpreter | IdInterpreter | None = None
     try:
-        traced = follow(network)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            ShapeProp(traced).propagate(example)
-        interpreter = IdInterpreter(traced)
-        interpreter.run(example)
+        with _eval_mode(network), torch.no_grad():
+            # Tracing may leave constants on the network, so it gets one of its own around the same modules.
+            around = copy(network)
+            graph = tracer.trace(around)
+            running = ShapeInterpreter(around, graph)
+            running.run(example)
+            running = IdInterpreter(around, graph)
+            running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
         raise ConfigError(
-            f"{type(network).__name__} cannot be traced ({reason}); torch.fx must be able to follow its forward pass; "
-            "keep data-dependent Python out of forward, or choose another model"
+            f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
+            "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
-    sizes = network_sizes(traced, interpreter.reads, counter.get_total_flops() // 2)
-    return _grouped(interpreter, _norms(traced, interpreter), sizes)
+    return _grouped(running, _norms(graph, running), network_sizes(network, graph, running.reads))
 
 
 def follow(network: nn.Module) -> fx.GraphModule:
@@ -103,21 +119,17 @@ def _grouped(interpreter: IdInterpreter, norms: Mapping[str, str], sizes: Sizes)
     fixed: dict[int, str] = {}
     for number, reason in interpreter.fixed.items():
         fixed.setdefault(int(groups[number]), reason)
-    return Channels(
-        writes={name: groups[ids.numpy()] for name, ids in interpreter.writes.items()},
-        reads={name: groups[ids.numpy()] for name, ids in interpreter.reads.items()},
-        fixed=fixed,
-        convolutions=tuple(interpreter.convolutions),
-        norms=norms,
-        sizes=sizes,
-    )
+    writes = {name: groups[ids.numpy()] for name, ids in interpreter.writes.items()}
+    reads = {name: groups[ids.numpy()] for name, ids in interpreter.reads.items()}
+    parts, uneven = even_parts(writes, reads, interpreter.grouped)
+    return Channels(writes, reads, uneven | fixed, tuple(interpreter.convolutions), parts, norms, sizes)
 
 
-def _norms(traced: fx.GraphModule, interpreter: IdInterpreter) -> dict[str, str]:
+def _norms(graph: fx.Graph, interpreter: IdInterpreter) -> dict[str, str]:
     """The BatchNorm of each convolution: nothing else flows into it, and its channels are that layer's filters in order."""
     found: dict[str, str] = {}
-    for node in traced.graph.nodes:
-        if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), _BatchNorm):
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(interpreter.by_name[node.target], _BatchNorm):
             continue
         source = node.all_input_nodes[0]
         while len(source.all_input_nodes) == 1 and source.target not in interpreter.writes:
@@ -130,7 +142,49 @@ def _norms(traced: fx.GraphModule, interpreter: IdInterpreter) -> dict[str, str]
 
 
 class _Tracer(fx.Tracer):
-    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole."""
+    """Keeps subclasses of PyTorch's layers (timm's BatchNorm with activation, for one) whole; knows where it is.
+
+    Args:
+        inside: the modules whose forward pass is being followed; after a failure, those that it was in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return self.create_proxy("call_module", path, args, kwargs)
+        self.inside.append(path)
+        result = forward(*args, **kwargs)
+        self.inside.pop()
+        return result
+
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any | None = None,
+    ) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta[PLACE] = target if kind == "call_module" else "".join(self.inside[-1:])
+        return node
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode, and afterwards every module in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,27 +1,45 @@
-"""What a network costs: parameters, multiply-adds, time."""
+"""What a network costs: parameters, multiply-adds, memory for activations, time."""
 
 from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP = 3  # forward passes before the clock starts
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image.
+    """Of one image, in eval mode.
 
     Args:
         params: trainable numbers.
         macs: multiply-adds of convolutions and linear layers (half of PyTorch's FLOPs); nothing else counts.
-        latency_ms: median time of one forward pass of one image, in eval mode and fp32.
+        peak_activation_bytes: largest sum of the tensors that are alive at once in a forward pass run operation by
+            operation: the image and what is made of it, views and changes in place for nothing; not the weights, and not
+            the scratch memory of kernels.
+        latency_ms: median time of one forward pass, after `WARM_UP` passes that do not count.
+        batch: images a pass.
+        dtype: of the numbers.
+        device: where they lie.
+        threads: of PyTorch on the CPU.
     """
 
     params: int
     macs: int
+    peak_activation_bytes: int
     latency_ms: float
+    batch: int
+    dtype: str
+    device: str
+    threads: int
 
 
 @torch.inference_mode()
@@ -29,7 +47,9 @@ def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, second
     """Counts one forward pass and then times many, for `seconds` after a warm-up."""
     was_training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, _LiveTensors(network, example) as memory:
+        network(example)
+    for _ in range(WARM_UP):
         network(example)
     timer = Timer("network(example)", globals={"network": network, "example": example}, num_threads=torch.get_num_threads())
     measured = timer.blocked_autorange(min_run_time=seconds)
@@ -37,5 +57,43 @@ def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, second
     return Cost(
         params=sum(parameter.numel() for parameter in network.parameters()),
         macs=counter.get_total_flops() // 2,
+        peak_activation_bytes=memory.peak,
         latency_ms=1000 * measured.median,
+        batch=len(example),
+        dtype=str(example.dtype).removeprefix("torch."),
+        device=str(example.device),
+        threads=torch.get_num_threads(),
     )
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Sums the memory of the tensors that operations make, from when they are made until nothing holds them."""
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        self.known = {_address(value) for value in (*network.parameters(), *network.buffers(), example)}
+        self.live = self.peak = example.untyped_storage().nbytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and _address(value) not in self.known:
+                self._born(value)
+        return result
+
+    def _born(self, value: Tensor) -> None:
+        storage, address = value.untyped_storage(), _address(value)
+        size = storage.nbytes()
+        self.known.add(address)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        finalize(storage, self._gone, address, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.live -= size
+
+
+def _address(value: Tensor) -> int:
+    """What tells one piece of memory from another, shared by all views of it."""
+    return value.untyped_storage()._cdata

@@ -1,119 +1,195 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels, Groups
+from runners.pruning.channels import Channels
 
 Removed = Mapping[str, Sequence[int]]
+Kept = Bool[np.ndarray, " channels"]
+UNCHANGING = frozenset([bool, int, float, str, type(None)])
 
 
 def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Module:
     """A smaller copy of `network`, without the filters `removed` (layer -> indices) and all that only served them.
 
-    Exact: in eval mode the copy computes what `mask` computes.
+    Exact: in eval mode the copy computes what `mask` computes. Gradients are not carried over.
 
     Raises:
-        ConfigError: a filter that may not go, or filters tied to it that would stay.
+        ConfigError: a filter that may not go, filters tied to it that would stay, or a grouped convolution whose groups
+            would no longer be equal.
     """
-    groups = _groups(channels, removed)
-    smaller = deepcopy(network)
-    for name, written in channels.writes.items():
-        keep = _kept(written, groups)
-        if not keep.all():
-            _keep_outputs(smaller.get_submodule(name), torch.from_numpy(np.flatnonzero(keep)))
-    for name, read in channels.reads.items():
-        keep = _kept(read, groups)
-        if not keep.all() and getattr(network.get_submodule(name), "groups", 1) == 1:
-            _keep_inputs(smaller.get_submodule(name), torch.from_numpy(np.flatnonzero(keep)))
+    keeps = _keeps(network, channels, removed)
+    # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
+    memo: dict[int, Any] = {}
+    modules = _modules(network)
+    for name, (inputs, outputs) in keeps.items():
+        for value, part in _parts(modules[name], inputs, outputs):
+            memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
+    _copy_leaves(network, memo)
+    smaller = deepcopy(network, memo)
+    modules = _modules(smaller)
+    for name, (inputs, outputs) in keeps.items():
+        _set_widths(modules[name], int(inputs.sum()), int(outputs.sum()))
     return smaller
 
 
 def mask(network: nn.Module, channels: Channels, removed: Removed) -> nn.Module:
-    """A copy of `network` in which the filters `removed`, their biases and every per-channel affine behind them are 0.
+    """A copy of `network` in which the filters `removed` are zeroed (see `zero_filters`).
 
     Raises:
         ConfigError: as `remove`.
     """
-    groups = _groups(channels, removed)
     masked = deepcopy(network)
-    with torch.no_grad():
-        for names in (channels.writes, channels.reads):
-            for name, of_channels in names.items():
-                module = masked.get_submodule(name)
-                gone = torch.from_numpy(np.flatnonzero(~_kept(of_channels, groups)))
-                if names is channels.writes or isinstance(module, _BatchNorm):
-                    for parameter in module.parameters(recurse=False):
-                        parameter[gone] = 0
+    zero_filters(masked, channels, removed)
     return masked
 
 
-def _groups(channels: Channels, removed: Removed) -> frozenset[int]:
-    """The groups of the removed filters, each of which must be free and go as a whole."""
+@torch.no_grad()
+def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> None:
+    """Sets the filters `removed`, their biases and every per-channel affine behind them to 0, in place.
+
+    After every step of a training, it keeps the network equal to the one that `remove` gives, trained alike.
+
+    Raises:
+        ConfigError: as `remove`.
+    """
+    modules = _modules(network)
+    for name, (_, outputs) in _keeps(network, channels, removed).items():
+        module, gone = modules[name], torch.from_numpy(~outputs)
+        if name not in channels.writes and not isinstance(module, _BatchNorm):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, _ConvNd) and module.transposed and parameter.dim() > 1:
+                filters = parameter.unflatten(0, (module.groups, -1)).transpose(1, 2)
+                filters[gone.reshape(module.groups, -1).to(parameter.device)] = 0
+            else:
+                parameter[gone.to(parameter.device)] = 0
+
+
+def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
+    """Module -> which inputs and which outputs stay, of every module that loses some."""
+    every = [*channels.writes.values(), *channels.reads.values()]
+    stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
+    stays[list(_groups(channels, removed))] = False
+    modules = _modules(network)
+    keeps: dict[str, tuple[Kept, Kept]] = {}
+    for name in dict.fromkeys([*channels.writes, *channels.reads]):
+        inputs = stays[channels.reads[name]]
+        outputs = stays[channels.writes[name]] if name in channels.writes else inputs
+        _check_layer(modules[name], name, inputs, outputs, removed.get(name, ()))
+        if not (inputs.all() and outputs.all()):
+            keeps[name] = inputs, outputs
+    return keeps
+
+
+def _groups(channels: Channels, removed: Removed) -> set[int]:
+    """The groups of the removed filters, each of which must be free."""
     groups = {int(group) for layer, filters in removed.items() for group in channels.writes[layer][list(filters)]}
     for group in groups:
         if reason := channels.fixed.get(group):
-            raise ConfigError(f"a filter of {_writers(channels, group)} cannot be removed: it {reason}; leave it out")
-    for layer, written in channels.writes.items():
-        going = set(np.flatnonzero(~_kept(written, groups)).tolist())
-        # A linear layer has no filters to rank, and goes along.
-        if layer in channels.convolutions and going - set(removed.get(layer, ())):
+            layers = ", ".join(channels.writers[group])
+            raise ConfigError(f"a filter of {layers} cannot be removed: it {reason}; leave it out")
+    return groups
+
+
+def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, removed: Sequence[int]) -> None:
+    """Tied filters go as a whole, a layer never loses all of them, and groups stay equal."""
+    if not isinstance(module, _ConvNd | nn.Linear):
+        return
+    # A linear layer has no filters to rank, and goes along.
+    if isinstance(module, _ConvNd) and set(np.flatnonzero(~outputs).tolist()) - set(removed):
+        raise ConfigError(
+            f"filters of {name} are tied to filters that would be removed elsewhere; tied filters stay or go "
+            "together; remove them in every layer of the group, or in none"
+        )
+    if not outputs.any():
+        raise ConfigError(f"all {len(outputs)} filters of {name} would be removed; at least one must stay")
+    if not isinstance(module, _ConvNd) or _is_depthwise(module):
+        return
+    for side, kept in (("filters", outputs), ("input channels", inputs)):
+        counts = kept.reshape(module.groups, -1).sum(1).tolist()
+        if len(set(counts)) > 1 or not counts[0]:
             raise ConfigError(
-                f"filters of {layer} are tied to filters that would be removed elsewhere; tied filters stay or go "
-                "together; remove them in every layer of the group, or in none"
+                f"{name} would keep {min(counts)} to {max(counts)} {side} in its {module.groups} groups; every group of a "
+                "grouped convolution must keep equally many, at least one; remove as many from each"
             )
-        if len(going) == len(written):
-            raise ConfigError(f"all {len(written)} filters of {layer} would be removed; at least one must stay")
-    return frozenset(groups)
 
 
-def _kept(of_channels: Groups, groups: Iterable[int]) -> np.ndarray:
-    return ~np.isin(of_channels, list(groups))
+def _modules(network: nn.Module) -> dict[str, nn.Module]:
+    return dict(network.named_modules(remove_duplicate=False))
 
 
-def _writers(channels: Channels, group: int) -> str:
-    return ", ".join(layer for layer, written in channels.writes.items() if group in written)
+def _copy_leaves(network: nn.Module, memo: dict[int, Any]) -> None:
+    """Copies PyTorch's own layers into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
+    for module in network.modules():
+        for buffer in module._buffers.values():
+            if type(buffer) is Tensor and id(buffer) not in memo:
+                memo[id(buffer)] = buffer.detach().clone()
+        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
+            copy = memo[id(module)] = module.__new__(type(module))
+            copy.__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
 
 
-def _keep_outputs(module: nn.Module, keep: Tensor) -> None:
-    _slice(module, ("weight", "bias"), lambda value: value[keep.to(value.device)])
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in UNCHANGING:
+        return value
+    return type(value)() if type(value) in (OrderedDict, dict, set) and not value else deepcopy(value, memo)
+
+
+def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every parameter and buffer that has channels, and what is kept of it."""
+    named = ("weight", "bias", "running_mean", "running_var")
+    if isinstance(module, _ConvNd | nn.Linear):
+        yield module.weight, _kept_weight(module, inputs, outputs)
+        named = ("bias",)
+    index = _index(outputs)
+    for value in (getattr(module, name, None) for name in named):
+        if isinstance(value, Tensor):
+            yield value, value.detach().index_select(0, index.to(value.device))
+
+
+def _kept_weight(module: _ConvNd | nn.Linear, inputs: Kept, outputs: Kept) -> Tensor:
+    """Of each group, its kept filters and input channels; of a depthwise convolution, the kept groups."""
+    transposed, groups = (module.transposed, module.groups) if isinstance(module, _ConvNd) else (False, 1)
+    first, second = (inputs, outputs) if transposed else (outputs, inputs)
+    weight = module.weight.detach()
+    if isinstance(module, _ConvNd) and _is_depthwise(module):
+        return weight.index_select(0, _index(first).to(weight.device))
+    rows = np.flatnonzero(first)
+    columns = np.stack([np.flatnonzero(part) for part in second.reshape(groups, -1)])
+    # One gather of whole kernels, so that no tensor of a size in between is made.
+    index = rows[:, None] * weight.shape[1] + columns[rows * groups // len(first)]
+    gathered = weight.flatten(0, 1).index_select(0, torch.from_numpy(index.ravel()).to(weight.device))
+    return gathered.unflatten(0, index.shape)
+
+
+def _index(kept: Kept) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(kept))
+
+
+def _is_depthwise(module: _ConvNd) -> bool:
+    return module.groups == module.in_channels and module.groups > 1
+
+
+def _set_widths(module: nn.Module, inputs: int, outputs: int) -> None:
     if isinstance(module, _ConvNd):
-        if module.groups == module.in_channels == module.out_channels:
-            module.in_channels = module.out_channels = module.groups = len(keep)
-        else:
-            module.out_channels = len(keep)
+        if _is_depthwise(module):
+            module.groups = inputs
+        module.in_channels, module.out_channels = inputs, outputs
     elif isinstance(module, nn.Linear):
-        module.out_features = len(keep)
-
-
-def _keep_inputs(module: nn.Module, keep: Tensor) -> None:
-    if isinstance(module, _ConvNd):
-        _slice(module, ("weight",), lambda value: value[:, keep.to(value.device)])
-        module.in_channels = len(keep)
-    elif isinstance(module, nn.Linear):
-        _slice(module, ("weight",), lambda value: value[:, keep.to(value.device)])
-        module.in_features = len(keep)
+        module.in_features, module.out_features = inputs, outputs
     elif isinstance(module, _BatchNorm):
-        names = ("weight", "bias", "running_mean", "running_var")
-        _slice(module, names, lambda value: value[keep.to(value.device)])
-        module.num_features = len(keep)
+        module.num_features = outputs
     elif isinstance(module, nn.PReLU):
-        _slice(module, ("weight",), lambda value: value[keep.to(value.device)])
-        module.num_parameters = len(keep)
-
-
-def _slice(module: nn.Module, names: Sequence[str], part: Callable[[Tensor], Tensor]) -> None:
-    """Puts a part of each named parameter or buffer in its place; a gradient is not carried over."""
-    for name in names:
-        value = getattr(module, name)
-        if isinstance(value, nn.Parameter):
-            setattr(module, name, nn.Parameter(part(value.detach()).clone(), requires_grad=value.requires_grad))
-        elif value is not None:
-            setattr(module, name, part(value).clone())
+        module.num_parameters = outputs

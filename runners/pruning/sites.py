@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from criteria.layer import BatchNorm, Site, filters_first
 from runners.pruning.channels import Channels, Groups, follow
-from runners.pruning.ids import IN_PLACE, SUMS
+from runners.pruning.operations import IN_PLACE, SUMS
 
 ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu prelu rrelu elu celu selu silu swish gelu gelutanh mish hardswish hardmish hardtanh tanh softsign "

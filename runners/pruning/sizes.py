@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+
+from runners.pruning.shapes import SHAPE
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Sizes:
     Args:
         modules: those whose channels are followed.
         params: of the whole network, modules that are not followed among them.
-        macs: of the whole network, as `cost` counts them.
+        macs: of one image, in convolutions and linear layers.
     """
 
     modules: Mapping[str, Size] = field(default_factory=dict)
@@ -54,16 +56,29 @@ class Sizes:
     macs: int = 0
 
 
-def network_sizes(traced: fx.GraphModule, followed: Mapping[str, object], macs: int) -> Sizes:
-    """The sizes of the modules `followed`; every node of `traced` knows the shape of its output."""
+def network_sizes(network: nn.Module, graph: fx.Graph, followed: Mapping[str, Tensor]) -> Sizes:
+    """The sizes of the modules `followed`; every node of the graph knows the shape of its output.
+
+    Args:
+        followed: module -> the channels that it reads.
+    """
+    found = {name: network.get_submodule(name) for name in followed}
     positions = dict.fromkeys(followed, 0)
-    for node in traced.graph.nodes:
+    for node in graph.nodes:
         if node.op == "call_module" and node.target in positions:
-            shape = node.meta["tensor_meta"].shape
-            is_linear = isinstance(traced.get_submodule(node.target), nn.Linear)
-            positions[node.target] += prod(shape[1:-1] if is_linear else shape[2:])
-    modules = {name: _size(traced.get_submodule(name), uses) for name, uses in positions.items()}
-    return Sizes(modules, sum(parameter.numel() for parameter in traced.parameters()), macs)
+            positions[node.target] += _positions(found[node.target], node)
+    modules = {name: _size(module, positions[name]) for name, module in found.items()}
+    widths = {name: getattr(module, "out_channels", getattr(module, "out_features", 0)) for name, module in found.items()}
+    macs = sum(size.macs(len(followed[name]), widths[name]) for name, size in modules.items())
+    return Sizes(modules, sum(parameter.numel() for parameter in network.parameters()), macs)
+
+
+def _positions(module: nn.Module, node: fx.Node) -> int:
+    """Places of one image at which each filter is applied: of the output, or of what a transposed convolution reads."""
+    if isinstance(module, nn.Linear):
+        return prod(node.meta[SHAPE].shape[1:-1])
+    applied = node.all_input_nodes[0] if isinstance(module, _ConvNd) and module.transposed else node
+    return prod(applied.meta[SHAPE].shape[2:])
 
 
 def _size(module: nn.Module, positions: int) -> Size:

@@ -34,7 +34,7 @@ def is_done(folder: Path) -> bool:
 
 def start(folder: Path, config: Mapping[str, Any]) -> None:
     """Notes that a run has begun, and what it was asked for; what an earlier run left goes."""
-    for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png")):
+    for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*/plan.json")):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     write_json(folder / STATUS, {"state": "running", "started": _now(), "pid": os.getpid()})
