@@ -49,9 +49,9 @@ def criteria_matrices(
         axes.set_xlabel("convolution", fontsize=8)
         axes.set_title(label, fontsize=9)
     panels[1][0].set_yscale("symlog", linthresh=1e-3)
-    panels[1][0].legend(fontsize=6)
     for axes in panels[1][3:]:
         axes.set_axis_off()
+    figure.legend(*panels[1][0].get_legend_handles_labels(), loc="outside right lower", fontsize=7)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -50,4 +51,4 @@ def with_reports(results: Results, reports: Mapping[str, Report]) -> Results:
             figures[name] = made
         else:
             tables[name] = made
-    return Results(tables, figures)
+    return replace(results, tables=tables, figures=figures)

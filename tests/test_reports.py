@@ -12,6 +12,7 @@ from analysis.matrices import criteria_matrices, matrix
 from runners.errors import ConfigError
 from runners.reports import Report, check_reports, with_reports
 from runners.results import Results
+from support import Command
 
 SCORES = pd.DataFrame({"score": [1.0, 2.0]})
 
@@ -87,3 +88,13 @@ def test_the_figure_shows_only_what_lies_above_and_every_layer_asked_for() -> No
     assert texts["all layers pooled"] == ["1.00", "0.80", "0.80", "1.00"]
     clipped = next(axes for axes in figure.axes if axes.get_title().startswith("Var / E (")).lines[0].get_ydata()
     np.testing.assert_array_equal(clipped, [0.1, 1.0])
+
+
+@pytest.mark.slow
+def test_figure_5_is_one_yaml_and_runs_on_any_data(command: Command) -> None:
+    some = ("experiment=neurips21_fig5", "dataset=fake", "model=resnet20", "recipe.epochs=1")
+    ended = command(*some, "reports.neurips21_fig5.layers=[2,8]")
+    assert ended.code == 0, ended.err
+    pooled, spread = (pd.read_csv(ended.folder / f"{name}.csv") for name in ("spearman_pooled", "applicability"))
+    assert len(pooled) == 28 and len(spread) == 8 * 19
+    assert "pruned_by" not in spread and (ended.folder / "neurips21_fig5.png").stat().st_size > 10_000
