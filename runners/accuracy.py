@@ -16,10 +16,13 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
 
     `top1_pct` is of the last epoch. `best_top1_pct` and `best_epoch` show apart what choosing the epoch on the test
     split would have given; they are empty where nothing was trained. `latency_ms` is measured, and is the one column
-    that two runs of the same command do not share; `latency_batch` to `latency_warm_up` (passes) say how.
+    that two runs of the same command do not share; `latency_batch` to `latency_warm_up` (passes) say how. `epochs` are
+    all that were trained until then; given weights count for none.
     """
     rows: list[dict[str, Any]] = []
+    epochs = 0
     for stage, network in networks.items():
+        epochs += len(histories.get(stage, ()))
         quality, price, best = (
             evaluate(network, splits.test),
             cost(network, splits.example),
@@ -44,6 +47,7 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
                 "latency_device": price.device,
                 "latency_threads": price.threads,
                 "latency_warm_up": WARM_UP,
+                "epochs": epochs,
             }
         )
     return pd.DataFrame(rows).astype({"best_top1_pct": float, "best_epoch": "Int64"})

@@ -16,19 +16,22 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from runners.data.counter import fold
 from runners.data.splits import Splits
 from runners.errors import ConfigError
+from runners.pruning.rounds import rules_of_rounds
 from runners.pruning.rule import Rule
 from runners.pruning.saved import save_pruned
 from runners.pruning.score import Ranking, check_criteria
 from runners.reports import Report, check_reports, with_reports
+from runners.retrain import scratch_b
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
-from runners.training.fit import Fit, fit
+from runners.training.fit import Fit, Fitted, fit
 from runners.training.recipe import Recipe, check_recipe
 from runners.training.tensorboard import Watch, tensorboard, unwatched
 
@@ -116,9 +119,13 @@ class Parts:
     def model(self) -> nn.Module:
         """The network as training starts from it, or with the given weights."""
         torch.manual_seed(self.values["seed"])
-        network: nn.Module = _instantiate(self.config.model, "model")
+        network = self._network()
         if self.weights:
             load_weights(network, self.weights)
+        return network
+
+    def _network(self) -> nn.Module:
+        network: nn.Module = _instantiate(self.config.model, "model")
         return network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     @cached_property
@@ -156,6 +163,11 @@ class Parts:
         return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
 
     @cached_property
+    def rounds(self) -> list[Rule]:
+        """The rule of every round."""
+        return rules_of_rounds(self.rule, self.values["runner"]["rounds"], self.values["runner"]["pace"])
+
+    @cached_property
     def ratios(self) -> list[float]:
         """The ratios at which every layer is pruned alone."""
         return keys.canonical(self.values["runner"]["ratios"])
@@ -169,12 +181,28 @@ class Parts:
 
     @cached_property
     def finetune(self) -> Fit:
-        """Fine-tuning."""
-        return self._fit("finetune", "finetune", "tuned")
+        """What the pruned network is trained by: fine-tuning, or, from new weights, the recipe of training."""
+        if self.values["after"] == "finetune":
+            return self._fit("finetune", "finetune", "tuned")
+        fitting = self._fit("recipe", "scratch", "tuned")
+        if self.values["after"] == "scratch_e":
+            return fitting
+        return partial(scratch_b, fit=fitting, recipe=self._recipe("recipe"), full=self.model)
 
-    def _fit(self, section: str, label: str, stage: str, epochs: int | None = None) -> Fit:
+    @cached_property
+    def fresh(self) -> nn.Module | None:
+        """New weights for the pruned shape, drawn as those of the full one were; none to fine-tune those that it has."""
+        if self.values["after"] == "finetune":
+            return None
+        torch.manual_seed(fold(self.values["seed"], *b"scratch"))
+        return self._network()
+
+    def _recipe(self, section: str, epochs: int | None = None) -> Recipe:
         given = self.values[section] | ({} if epochs is None else {"epochs": epochs})
-        recipe: Recipe = _instantiate(OmegaConf.create(given), section)
+        return _instantiate(OmegaConf.create(given), section)
+
+    def _fit(self, section: str, label: str, stage: str, epochs: int | None = None) -> Callable[..., Fitted]:
+        recipe = self._recipe(section, epochs)
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
         check_recipe(recipe, optimizer, section, len(self.splits.train))
         settings = {"engine": self.engine, "seed": self.values["seed"], "label": label, "watch": self.watch(stage)}

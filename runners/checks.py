@@ -83,6 +83,9 @@ CHECKS: tuple[Check, ...] = (
         "a share of filters to remove, from 0 up to but not 1 (which would remove every filter), or layers with their shares",
         "ratio=0.5",
     ),
+    ("after", _one_of("finetune", "scratch_e", "scratch_b"), "finetune, scratch_e or scratch_b", "after=finetune"),
+    ("runner.rounds", _whole(1), "a whole number from 1 on", "runner.rounds=5"),
+    ("runner.pace", _one_of("linear", "geometric"), "linear or geometric", "runner.pace=linear"),
     ("scope", _one_of("layer", "global"), "layer or global", "scope=layer"),
     (
         "rounding",
@@ -157,6 +160,11 @@ CHECKS: tuple[Check, ...] = (
 
 # When options contradict each other: which, why, and the way out.
 CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
+    (
+        lambda config: config["after"] != "finetune" and config["names"]["runner"] == "iterative",
+        "after=scratch_e or scratch_b with runner=iterative cannot be used; what is trained anew has nothing to prune on",
+        "try runner=one_shot, or after=finetune",
+    ),
     (
         lambda config: isinstance(config["ratio"], Mapping) and config["scope"] == "global",
         "ratio by layer with scope=global cannot be used; shares of single layers are a matter of scope=layer",

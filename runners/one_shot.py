@@ -30,10 +30,14 @@ def run(
     rule: Rule,
     train: Fit,
     finetune: Fit,
+    fresh: nn.Module | None,
     stages: Stages,
     score_batch_size: int,
 ) -> Results:
-    """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1)."""
+    """Train, score by every criterion, prune once by the chosen one, fine-tune (NeurIPS'21, section 1).
+
+    Or train what is left from `fresh` weights, the control of Liu et al. 2019.
+    """
     channels = trace_channels(model, splits.example)
     check_prunable(channels, rule)
     check_rankable(model, channels, criteria, chosen)
@@ -43,7 +47,8 @@ def run(
     pruned = prune(trained, channels, selection)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
-    tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(pruned, splits, unfinished))
+    start = pruned if fresh is None else prune(fresh, channels, selection)
+    tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(start, splits, unfinished))
     networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
     histories = {"trained": training, "tuned": tuning}
     with stages.timed("measured"):

@@ -1,7 +1,7 @@
 """Which filters go: a score table and a rule in, one row a layer out."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,19 +36,33 @@ def check_prunable(channels: Channels, rule: Rule) -> None:
     units_to_go(channels, found, constant, rule)
 
 
-def select(scores: pd.DataFrame, criterion: str, channels: Channels, rule: Rule) -> pd.DataFrame:
+def nothing_gone(layer: str) -> set[int]:
+    """Before the first round."""
+    return set()
+
+
+def select(
+    scores: pd.DataFrame,
+    criterion: str,
+    channels: Channels,
+    rule: Rule,
+    gone: Callable[[str], set[int]] = nothing_gone,
+) -> pd.DataFrame:
     """One row a convolution (`SELECTION_COLUMNS`): filters before and after, and which go, lowest score first.
 
     `note` says why a layer is not ranked and is empty if it is; `obstacle` says what its filters are tied to, or what
     else keeps them from being removed one by one. Ties go by layer and filter index, the lower first. `floor_hit`: the
     layer would have lost more but for `min_keep`. `masked` filters are zeroed where they are.
 
+    Args:
+        gone: layer -> filters that went in an earlier round; they have no scores, and are the first of those that go.
+
     Raises:
         ConfigError: `criterion` has no scores for a ranked layer, or `rule` does not fit the network.
         NumericalError: scores that are not finite.
     """
     found = families(channels, rule)
-    wanted, going = units_to_go(channels, found, _by_layer(scores, criterion, channels, found, rule), rule)
+    wanted, going = units_to_go(channels, found, _by_layer(scores, criterion, channels, found, rule, gone), rule)
     asked = _filters(wanted)
     removed, masked = _filters(unit for unit in going if unit.groups), _filters(unit for unit in going if not unit.groups)
     ranked = {layer for family in found for layer in family.layers}
@@ -81,7 +95,12 @@ def masked_filters(selection: pd.DataFrame) -> Removed:
 
 def _listed(selection: pd.DataFrame, column: str) -> Removed:
     pairs = zip(selection["layer"], selection[column], strict=True)
-    return {layer: [int(number) for number in numbers.split()] for layer, numbers in pairs if numbers}
+    return {layer: listed(numbers) for layer, numbers in pairs if numbers}
+
+
+def listed(numbers: str) -> list[int]:
+    """Filters as a table's cell lists them."""
+    return [int(number) for number in numbers.split()]
 
 
 def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
@@ -94,14 +113,23 @@ def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
 
 
 def _by_layer(
-    scores: pd.DataFrame, criterion: str, channels: Channels, found: Sequence[Family], rule: Rule
+    scores: pd.DataFrame,
+    criterion: str,
+    channels: Channels,
+    found: Sequence[Family],
+    rule: Rule,
+    gone: Callable[[str], set[int]],
 ) -> dict[str, np.ndarray]:
-    """The normalised scores of every ranked layer, in order of its filters."""
+    """The normalised scores of every ranked layer, in order of its filters; below all others, those that are gone."""
     chosen = scores[scores["criterion"] == criterion].sort_values(["index", "filter"])
     layers = [layer for family in found for layer in family.layers]
     pool = {str(layer): part["score"].to_numpy(dtype=float) for layer, part in chosen.groupby("layer", sort=False)}
     _check(pool, criterion, layers)
-    return {layer: normalised(pool[layer], rule.normalise, _dim(channels, layer, rule)) for layer in layers}
+    ordered = {layer: np.full(len(channels.writes[layer]), -np.inf) for layer in layers}
+    for layer in layers:
+        left = [number for number in range(len(ordered[layer])) if number not in gone(layer)]
+        ordered[layer][left] = normalised(pool[layer], rule.normalise, _dim(channels, layer, rule))
+    return ordered
 
 
 def _dim(channels: Channels, layer: str, rule: Rule) -> int:

@@ -42,6 +42,7 @@ NO_EFFECT: Mapping[str, Any] = {
     "budget": "filters",
     "coupled": "skip",
     "compile": False,
+    "after": "finetune",
     "reports": {},
 }
 
@@ -52,7 +53,7 @@ STAGES: Mapping[str, Stage] = {
     "scores": Stage(2, ("trained", "dataset"), ("compared", "score_share", "score_batch_size")),
     "selection": Stage(1, ("scores",), ("chosen", *RULE)),
     "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
-    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
+    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "after", "precision", "seed")),
 }
 
 
@@ -146,17 +147,36 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
     plain["ratios"] = config["runner"].get("ratios")
+    if "after" in plain:  # no fine-tuning: the recipe of training, once more
+        plain["finetune"] = plain["recipe"]
     # Which images score is chosen among the training images, and changes nothing before the scores.
     plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
         if (name == "given" and not plain.get("weights")) or (name == "sensitivity" and not plain["ratios"]):
             continue
-        sections = {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}
         before = [keys[earlier] for earlier in stage.after]
         if name == "dataset":
             before.append(data_digest)
-        keys[name] = digest([name, stage.version, before, sections])
+        keys[name] = digest([name, stage.version, before, _sections(plain, stage)])
         if name == "given":
             keys["trained"] = keys["given"]
-    return keys
+    return keys | _round_keys(plain, keys, config["runner"])
+
+
+def _round_keys(plain: Mapping[str, Any], keys: Mapping[str, str], runner: Mapping[str, Any]) -> dict[str, str]:
+    """Of iterative pruning: each round's stages depend on the round before."""
+    found: dict[str, str] = {}
+    before = keys["trained"]
+    for number in range(1, runner.get("rounds", 0) + 1):
+        for stage in ("scores", "selection", "tuned"):
+            how = [runner["rounds"], runner["pace"], number]
+            sections = _sections(plain, STAGES[stage])
+            before = digest([stage, STAGES[stage].version, [before, keys["dataset"]], sections, how])
+            found[f"{stage}_{number}"] = before
+    return found
+
+
+def _sections(plain: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    """The parts of the config that a stage depends on, but for options that have no effect."""
+    return {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}

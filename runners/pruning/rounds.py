@@ -1,0 +1,76 @@
+"""Pruning in rounds: how much is gone after each, and by which numbers filters go that have moved up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from runners.pruning.remove import Removed
+from runners.pruning.rule import Rule
+from runners.pruning.select import listed, masked_filters, removed_filters
+
+PACES = {
+    "linear": lambda ratio, done: ratio * done,
+    "geometric": lambda ratio, done: 1 - (1 - ratio) ** done,
+}
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Filters that earlier rounds removed, or zeroed in place, by their original numbers."""
+
+    removed: Removed = field(default_factory=dict)
+    masked: Removed = field(default_factory=dict)
+
+    def of(self, layer: str) -> set[int]:
+        """All of one layer."""
+        return {*self.removed.get(layer, ()), *self.masked.get(layer, ())}
+
+
+def rules_of_rounds(rule: Rule, num_rounds: int, pace: str) -> list[Rule]:
+    """What shall be gone of the original filters after every round; the last is `rule` itself.
+
+    Args:
+        pace: `linear`, the same number in every round; `geometric`, the same share of what is left.
+    """
+    share = PACES[pace]
+
+    def ratio(done: float) -> float | Mapping[str, float]:
+        if isinstance(rule.ratio, Mapping):
+            return {layer: share(part, done) for layer, part in rule.ratio.items()}
+        return share(rule.ratio, done)
+
+    return [replace(rule, ratio=ratio(number / num_rounds)) for number in range(1, num_rounds)] + [rule]
+
+
+def gone_by(selection: pd.DataFrame) -> Gone:
+    """What is gone once `selection` is carried out."""
+    return Gone(removed_filters(selection), masked_filters(selection))
+
+
+def in_original_numbers(scores: pd.DataFrame, gone: Gone) -> pd.DataFrame:
+    """Scores of the filters that are left, by the numbers that they had before the first round."""
+    parts = [_renumbered(part, str(layer), gone) for layer, part in scores.groupby("layer", sort=False)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def in_current_numbers(selection: pd.DataFrame, gone: Gone) -> pd.DataFrame:
+    """What a selection takes that is not gone yet, by the places of those filters now."""
+    columns = {
+        column: [_places(numbers, layer, gone) for layer, numbers in zip(selection["layer"], selection[column], strict=True)]
+        for column in ("removed", "masked")
+    }
+    return selection.assign(**columns)
+
+
+def _renumbered(part: pd.DataFrame, layer: str, gone: Gone) -> pd.DataFrame:
+    removed = set(gone.removed.get(layer, ()))
+    left = [number for number in range(int(part["filter"].max()) + 1 + len(removed)) if number not in removed]
+    numbered = part.assign(filter=[left[place] for place in part["filter"]])
+    return numbered[~numbered["filter"].isin(gone.masked.get(layer, ()))]
+
+
+def _places(numbers: str, layer: str, gone: Gone) -> str:
+    before = gone.removed.get(layer, ())
+    fresh = [number for number in listed(numbers) if number not in gone.of(layer)]
+    return " ".join(str(number - sum(earlier < number for earlier in before)) for number in fresh)
