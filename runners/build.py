@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -27,7 +27,7 @@ from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
-from runners.training.fit import Fit, fit
+from runners.training.fit import Fit, Fitted, fit
 from runners.training.recipe import Recipe, check_recipe
 from runners.training.tensorboard import Watch, tensorboard, unwatched
 
@@ -158,6 +158,26 @@ class Parts:
         return keys.canonical(self.values["runner"]["ratios"])
 
     @cached_property
+    def repeats(self) -> int:
+        """How often filters, or seeds, are drawn."""
+        return self.values["runner"]["repeats"]
+
+    @cached_property
+    def window(self) -> list[float]:
+        """The quantiles of scores between which filters are drawn."""
+        return keys.canonical(self.values["runner"]["window"])
+
+    @cached_property
+    def vary(self) -> list[str]:
+        """What repeats differ in."""
+        return self.values["runner"]["vary"]
+
+    @cached_property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.values["seed"]
+
+    @cached_property
     def train(self) -> Fit:
         """Training; with given weights, none."""
         if self.weights:
@@ -168,6 +188,12 @@ class Parts:
     def finetune(self) -> Fit:
         """Fine-tuning."""
         return self._fit("finetune", "finetune", "tuned")
+
+    @cached_property
+    def finetune_as(self) -> Callable[[str, int], Fit]:
+        """Fine-tuning as a stage of any name, with any seed."""
+        finetune = cast("Callable[..., Fitted]", self.finetune)
+        return lambda stage, seed: partial(finetune, seed=seed, watch=self.watch(stage))
 
     def _fit(self, section: str, label: str, stage: str, epochs: int | None = None) -> Fit:
         given = self.values[section] | ({} if epochs is None else {"epochs": epochs})

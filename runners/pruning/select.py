@@ -48,7 +48,7 @@ def select(scores: pd.DataFrame, criterion: str, channels: Channels, rule: Rule)
         NumericalError: scores that are not finite.
     """
     found = families(channels, rule)
-    wanted, going = units_to_go(channels, found, _by_layer(scores, criterion, channels, found, rule), rule)
+    wanted, going = units_to_go(channels, found, scores_by_layer(scores, criterion, channels, found, rule), rule)
     asked = _filters(wanted)
     removed, masked = _filters(unit for unit in going if unit.groups), _filters(unit for unit in going if not unit.groups)
     ranked = {layer for family in found for layer in family.layers}
@@ -93,7 +93,7 @@ def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
     return found
 
 
-def _by_layer(
+def scores_by_layer(
     scores: pd.DataFrame, criterion: str, channels: Channels, found: Sequence[Family], rule: Rule
 ) -> dict[str, np.ndarray]:
     """The normalised scores of every ranked layer, in order of its filters."""

@@ -53,7 +53,12 @@ STAGES: Mapping[str, Stage] = {
     "selection": Stage(1, ("scores",), ("chosen", *RULE)),
     "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "precision", "seed")),
+    # Which filters are gone and the seed are part of each repeat's own key.
+    "repeat": Stage(1, ("trained", "dataset"), ("optimizer", "finetune", "precision")),
 }
+
+# Stages of single runners, by the option that only those runners have.
+ASKED_BY = {"sensitivity": "ratios", "repeat": "repeats"}
 
 
 def canonical(value: Any) -> Any:
@@ -146,11 +151,12 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     """
     plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
     plain["ratios"] = config["runner"].get("ratios")
+    unused = {stage for stage, option in ASKED_BY.items() if not config["runner"].get(option)}
     # Which images score is chosen among the training images, and changes nothing before the scores.
     plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
-        if (name == "given" and not plain.get("weights")) or (name == "sensitivity" and not plain["ratios"]):
+        if (name == "given" and not plain.get("weights")) or name in unused:
             continue
         sections = {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}
         before = [keys[earlier] for earlier in stage.after]
