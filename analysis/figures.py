@@ -105,8 +105,10 @@ def random_points(random_pruning: pd.DataFrame, random_spread: pd.DataFrame, acc
         top1 = random_pruning.loc[random_pruning["vary"] == row["vary"], "tuned_top1_pct"]
         mean, error = row["mean_pct"], row["binomial_se_pct"]
         axes.fill_between([place - 0.3, place + 0.3], mean - error, mean + error, color="0.9", zorder=0)
-        axes.plot([place - 0.1] * len(top1), top1, marker="o", linestyle="", alpha=0.5)
-        axes.errorbar(place + 0.1, mean, yerr=row["sd_pct"], marker="s", color="black", capsize=4)
+        # Side by side in order of the repeats, so that equal accuracies are counted.
+        apart = [place - 0.25 + 0.35 * number / len(top1) for number in range(len(top1))]
+        axes.plot(apart, top1, marker="o", linestyle="", alpha=0.6)
+        axes.errorbar(place + 0.2, mean, yerr=row["sd_pct"], marker="s", color="black", capsize=4)
     axes.set_xticks(range(len(random_spread)), random_spread["vary"])
     axes.set_xlim(-0.5, len(random_spread) - 0.5)
     axes.set_xlabel("what varies between repeats")

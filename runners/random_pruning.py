@@ -88,9 +88,7 @@ def run(
         log.info(f"{repeat.stage}: {pruned[repeat.draw].top1_pct:.2f} % pruned, {tuned[repeat].top1_pct:.2f} % tuned")
     with stages.timed("measured"):
         measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
-    found = _rows(plan, pruned, tuned).assign(
-        window=f"{window[0]:g}-{window[1]:g}", window_of="no criterion" if list(window) == ALL_FILTERS else chosen
-    )
+    found = _rows(plan, pruned, tuned)
     spread, rho, history = random_spread(found), spearman(scores), _history(training, histories)
     by_chance = {
         "accuracy": measured,
@@ -99,7 +97,12 @@ def run(
         "draws": pd.concat([drawn.assign(repeat=number) for number, drawn in draws.items()], ignore_index=True),
         "history": history,
     }
-    tables = {name: table.assign(pruned_by="random") for name, table in by_chance.items()}
+    about = {
+        "pruned_by": "random",
+        "window": f"{window[0]:g}-{window[1]:g}",
+        "window_of": "no criterion" if list(window) == ALL_FILTERS else chosen,
+    }
+    tables = {name: table.assign(**about) for name, table in by_chance.items()}
     curves = learning_curves(history[history["stage"].isin(["trained", each[0].stage])])
     figures = {"random_pruning": random_points(found, spread, measured), "spearman": spearman_by_layer(rho), "history": curves}
     return Results(tables | {"spearman": rho, "scores": scores}, figures)
@@ -125,8 +128,8 @@ def _tuned(
 ) -> tuple[nn.Module, pd.DataFrame]:
     """The network without the filters of a draw, fine-tuned, and its history."""
     pruned = prune(trained, channels, drawn)
-    gone = {"removed": removed_filters(drawn), "masked": masked_filters(drawn)}
-    stages.name(repeat.stage, {"finetune_seed": repeat.finetune_seed, **gone})
+    gone = [{layer: sorted(numbers) for layer, numbers in part(drawn).items()} for part in (removed_filters, masked_filters)]
+    stages.name(repeat.stage, {"removed": gone[0], "masked": gone[1], "finetune_seed": repeat.finetune_seed})
     finetune = finetune_as(repeat.stage, repeat.finetune_seed)
     return stages.network(repeat.stage, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
 

@@ -23,6 +23,7 @@ from runners.pruning.draw import check_window, draw, within
 from runners.pruning.rule import Rule
 from runners.pruning.select import removed_filters
 from runners.random_pruning import Repeat, planned
+from runners.storage.interruption import Preempted
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from support import Command
@@ -254,6 +255,7 @@ def test_a_run_its_rerun_and_what_it_shares(command: Command, tmp_path: Path) ->
     assert (gone[0] != gone[1]).all() and (draws["before"] - draws["after"]).sum() == 2 * 3 * (4 + 8 + 16)
     spread = pd.read_csv(ended.folder / "random_spread.csv")
     assert spread["vary"].tolist() == ["filters", "seeds"] and (spread["n"] == 2).all()
+    assert (spread["window_of"] == "no criterion").all()
     accuracy = pd.read_csv(ended.folder / "accuracy.csv")
     of_first = found[["pruned_top1_pct", "tuned_top1_pct"]].to_numpy()[0].tolist()
     assert accuracy["stage"].tolist() == ["trained", "pruned", "tuned"] and accuracy["top1_pct"].tolist()[1:] == of_first
@@ -268,14 +270,21 @@ def test_a_run_its_rerun_and_what_it_shares(command: Command, tmp_path: Path) ->
     assert pd.read_csv(other.folder / "random_pruning.csv")["n_correct"].tolist() == found["n_correct"][:2].tolist()
 
 
-def test_more_repeats_keep_those_there_are_and_another_fine_tuning_shares_none(command: Command) -> None:
+def test_a_killed_run_and_more_repeats_go_on_from_those_there_are(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(what: str) -> None:
+        if "draw0_seed1" in what:
+            raise Preempted(what)
+
     untrained = (*TINY, "recipe.epochs=0", "finetune.epochs=0", "runner.vary=[seeds]")
-    reused = []
+    with monkeypatch.context() as patch:
+        patch.setattr("runners.storage.stages.stop_if_requested", kill)
+        assert command(*untrained).code == Preempted.exit_code
+    reused: list[list[str]] = []
     for overrides in ((), ("runner.repeats=3",), ("finetune.lr=0.5",)):
         ended = command(*untrained, *overrides)
         assert ended.code == 0, ended.err
         reused.append([s for s in json.loads((ended.folder / "run.json").read_text())["reused"] if s.startswith("repeat")])
-    assert reused == [[], ["repeat/draw0_seed0", "repeat/draw0_seed1"], []]
+    assert reused == [["repeat/draw0_seed0"], ["repeat/draw0_seed0", "repeat/draw0_seed1"], []]
 
 
 def test_stages_of_a_kind_are_one_if_all_that_goes_in_is_the_same(tmp_path: Path) -> None:
