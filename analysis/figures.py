@@ -86,3 +86,31 @@ def sensitivity_curves(sensitivity: pd.DataFrame, accuracy: pd.DataFrame) -> Fig
     axes.set_ylabel("top-1 on the test split [%]")
     figure.colorbar(colours, ax=axes, label="convolution, in order of execution")
     return figure
+
+
+def random_points(random_pruning: pd.DataFrame, random_spread: pd.DataFrame, accuracy: pd.DataFrame) -> Figure:
+    """Tuned accuracy of every repeat, one column of points for whatever varies, beside mean and standard deviation.
+
+    The grey band is one binomial standard error to either side of the mean; the dashed line is the trained network.
+
+    Args:
+        random_pruning: one row a repeat: `vary, tuned_top1_pct`.
+        random_spread: one row a `vary`: `mean_pct, sd_pct, binomial_se_pct`.
+        accuracy: the row whose `stage` is trained is the dashed line.
+    """
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(float(accuracy.loc[accuracy["stage"] == "trained", "top1_pct"].iloc[0]), color="0.6", linestyle="--")
+    for place, row in enumerate(random_spread.to_dict("records")):
+        top1 = random_pruning.loc[random_pruning["vary"] == row["vary"], "tuned_top1_pct"]
+        mean, error = row["mean_pct"], row["binomial_se_pct"]
+        axes.fill_between([place - 0.3, place + 0.3], mean - error, mean + error, color="0.9", zorder=0)
+        # Side by side in order of the repeats, so that equal accuracies are counted.
+        apart = [place - 0.25 + 0.35 * number / len(top1) for number in range(len(top1))]
+        axes.plot(apart, top1, marker="o", linestyle="", alpha=0.6)
+        axes.errorbar(place + 0.2, mean, yerr=row["sd_pct"], marker="s", color="black", capsize=4)
+    axes.set_xticks(range(len(random_spread)), random_spread["vary"])
+    axes.set_xlim(-0.5, len(random_spread) - 0.5)
+    axes.set_xlabel("what varies between repeats")
+    axes.set_ylabel("top-1 on the test split, tuned [%]")
+    return figure

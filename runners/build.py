@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -173,6 +173,26 @@ class Parts:
         return keys.canonical(self.values["runner"]["ratios"])
 
     @cached_property
+    def repeats(self) -> int:
+        """How often filters, or seeds, are drawn."""
+        return self.values["runner"]["repeats"]
+
+    @cached_property
+    def window(self) -> list[float]:
+        """The quantiles of scores between which filters are drawn."""
+        return keys.canonical(self.values["runner"]["window"])
+
+    @cached_property
+    def vary(self) -> list[str]:
+        """What repeats differ in."""
+        return self.values["runner"]["vary"]
+
+    @cached_property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.values["seed"]
+
+    @cached_property
     def train(self) -> Fit:
         """Training; with given weights, none."""
         if self.weights:
@@ -188,6 +208,12 @@ class Parts:
         if self.values["after"] == "scratch_e":
             return fitting
         return partial(scratch_b, fit=fitting, recipe=self._recipe("recipe"), full=self.model)
+
+    @cached_property
+    def finetune_as(self) -> Callable[[str, int], Fit]:
+        """Fine-tuning as a stage of any name, with any seed."""
+        finetune = cast("Callable[..., Fitted]", self.finetune)
+        return lambda stage, seed: partial(finetune, seed=seed, watch=self.watch(stage))
 
     @cached_property
     def fresh(self) -> nn.Module | None:

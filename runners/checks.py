@@ -144,6 +144,19 @@ CHECKS: tuple[Check, ...] = (
         "a list of shares from 0 up to but not 1",
         "runner.ratios=[0.3,0.5]",
     ),
+    ("runner.repeats", _whole(2), "a whole number from 2 on (one repeat has no spread)", "runner.repeats=20"),
+    (
+        "runner.window",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(map(_number, v)) and 0 <= v[0] < v[1] <= 1,
+        "a lower and a higher quantile of scores, from 0 to 1 (all filters)",
+        "runner.window=[0,1]",
+    ),
+    (
+        "runner.vary",
+        lambda v: isinstance(v, list) and len(v) == len(set(map(str, v))) > 0 and all(map(_one_of("filters", "seeds"), v)),
+        "a list of filters, seeds or both, each once",
+        "runner.vary=[filters,seeds]",
+    ),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
@@ -161,8 +174,8 @@ CHECKS: tuple[Check, ...] = (
 # When options contradict each other: which, why, and the way out.
 CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
     (
-        lambda config: config["after"] != "finetune" and config["names"]["runner"] == "iterative",
-        "after=scratch_e or scratch_b with runner=iterative cannot be used; what is trained anew has nothing to prune on",
+        lambda config: config["after"] != "finetune" and config["names"]["runner"] in ("iterative", "random_pruning"),
+        "after=scratch_e or scratch_b with runner=iterative or random_pruning cannot be used; they are about fine-tuning",
         "try runner=one_shot, or after=finetune",
     ),
     (

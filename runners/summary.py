@@ -24,6 +24,9 @@ def summary(folder: Path) -> str:
         parts.append(_selection(read_table(folder / "selection.csv")))
     if (folder / "sensitivity.csv").is_file():
         parts.append(_sensitivity(read_table(folder / "sensitivity.csv"), accuracy["top1_pct"].iloc[0]))
+    if (folder / "random_spread.csv").is_file():
+        draws = read_table(folder / "draws.csv")
+        parts += [_selection(draws[draws["repeat"] == 0]), _random(read_table(folder / "random_spread.csv"))]
     parts += [_spearman(read_table(folder / "spearman.csv")), _facts(json.loads((folder / FACTS).read_text()))]
     return "\n".join(["", *parts])
 
@@ -81,6 +84,17 @@ def _sensitivity(sensitivity: pd.DataFrame, trained: float) -> str:
     return f"Most sensitive of {len(lost)} layers, points of top-1 lost at ratio {ratio:g} without fine-tuning: {found}."
 
 
+def _random(spread: pd.DataFrame) -> str:
+    lines = ["Top-1 of repeated fine-tunings; which filters go matters if other filters spread it more than other seeds do:"]
+    for row in spread.to_dict("records"):
+        lines.append(
+            f"  other {row['vary']}: {row['min_pct']:.2f} to {row['max_pct']:.2f} %, mean {row['mean_pct']:.2f} %, delta "
+            f"{row['delta_pct']:.2f}; sd {row['sd_pct']:.2f} (delta expected of {row['n']} normal draws: "
+            f"{row['expected_delta_pct']:.2f}); binomial standard error of one accuracy {row['binomial_se_pct']:.2f}"
+        )
+    return "\n".join(lines)
+
+
 def _spearman(spearman: pd.DataFrame) -> str:
     lines = ["Spearman's rho between criteria, mean and lowest over layers:"]
     pairs = list(spearman.groupby(["criterion_a", "criterion_b"], sort=False))
@@ -98,5 +112,6 @@ def _spearman(spearman: pd.DataFrame) -> str:
 
 def _facts(facts: dict[str, Any]) -> str:
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in facts["seconds"].items())
-    reused = f"; from the store: {', '.join(facts['reused'])}" if facts["reused"] else ""
+    kinds = dict.fromkeys(stage.partition("/")[0] for stage in facts["reused"])
+    reused = f"; from the store: {', '.join(kinds)}" if kinds else ""
     return f"Seconds: {seconds}{reused}."

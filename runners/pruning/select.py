@@ -62,7 +62,7 @@ def select(
         NumericalError: scores that are not finite.
     """
     found = families(channels, rule)
-    wanted, going = units_to_go(channels, found, _by_layer(scores, criterion, channels, found, rule, gone), rule)
+    wanted, going = units_to_go(channels, found, scores_by_layer(scores, criterion, channels, found, rule, gone), rule)
     asked = _filters(wanted)
     removed, masked = _filters(unit for unit in going if unit.groups), _filters(unit for unit in going if not unit.groups)
     ranked = {layer for family in found for layer in family.layers}
@@ -112,13 +112,13 @@ def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
     return found
 
 
-def _by_layer(
+def scores_by_layer(
     scores: pd.DataFrame,
     criterion: str,
     channels: Channels,
     found: Sequence[Family],
     rule: Rule,
-    gone: Callable[[str], set[int]],
+    gone: Callable[[str], set[int]] = nothing_gone,
 ) -> dict[str, np.ndarray]:
     """The normalised scores of every ranked layer, in order of its filters; below all others, those that are gone."""
     chosen = scores[scores["criterion"] == criterion].sort_values(["index", "filter"])

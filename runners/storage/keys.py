@@ -54,7 +54,12 @@ STAGES: Mapping[str, Stage] = {
     "selection": Stage(1, ("scores",), ("chosen", *RULE)),
     "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "after", "precision", "seed")),
+    # Which filters are gone and the seed are part of each repeat's own key.
+    "repeat": Stage(1, ("trained", "dataset"), ("optimizer", "finetune", "precision")),
 }
+
+# Stages of single runners, by the option that only those runners have.
+ASKED_BY = {"sensitivity": "ratios", "repeat": "repeats"}
 
 
 def canonical(value: Any) -> Any:
@@ -149,11 +154,12 @@ def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
     plain["ratios"] = config["runner"].get("ratios")
     if "after" in plain:  # no fine-tuning: the recipe of training, once more
         plain["finetune"] = plain["recipe"]
+    unused = {stage for stage, option in ASKED_BY.items() if not config["runner"].get(option)}
     # Which images score is chosen among the training images, and changes nothing before the scores.
     plain["score_share"] = plain["dataset"].pop("score_share", None)
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
-        if (name == "given" and not plain.get("weights")) or (name == "sensitivity" and not plain["ratios"]):
+        if (name == "given" and not plain.get("weights")) or name in unused:
             continue
         before = [keys[earlier] for earlier in stage.after]
         if name == "dataset":

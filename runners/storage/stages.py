@@ -2,16 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from runners.storage.interruption import stop_if_requested
+from runners.storage.keys import digest
 from runners.storage.resume import Checkpoints
 from runners.storage.store import Store
 from runners.storage.weights import load_weights, save_weights
@@ -35,17 +37,24 @@ class Stages:
     """A store, this run's keys in it, and how long each stage took.
 
     Args:
-        keys: stage -> key.
+        keys: stage -> key; `name` adds to them.
         rerun: make every stage again; a stored result that differs is reported, and stands.
         seconds: stage -> seconds, filled as stages run.
         reused: stages whose results came from the store.
     """
 
     store: Store
-    keys: Mapping[str, str]
+    keys: dict[str, str]
     rerun: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
+
+    def name(self, stage: str, what: Any) -> None:
+        """Gives `kind/...` a key: what goes into every stage of its kind, and `what` (plain values) of this one.
+
+        Stages of a kind lie together in the store, and are one result if all that goes into them is the same.
+        """
+        self.keys[stage] = digest([self.keys[_kind(stage)], what])
 
     def network(
         self, stage: str, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
@@ -88,9 +97,15 @@ class Stages:
     def _entry(self, stage: str, produce: Callable[[], Write]) -> Path:
         key = self.keys[stage]
         stop_if_requested(f"before stage {stage!r}")
-        with self.timed(stage):
-            if not self.rerun and (entry := self.store.find(stage, key)):
+        kind = _kind(stage)
+        with self.timed(kind):
+            if not self.rerun and (entry := self.store.find(kind, key)):
                 self.reused.append(stage)
                 log.info(f"{stage}: taken from the store ({key[:10]}), not made again")
                 return entry
-            return self.store.publish(stage, key, produce())
+            return self.store.publish(kind, key, produce())
+
+
+def _kind(stage: str) -> str:
+    """The part of a stage's name that many may share."""
+    return stage.partition("/")[0]

@@ -1,0 +1,156 @@
+"""Whether it matters which filters go: random ones, many times, against the same ones with other fine-tuning seeds."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import nn
+
+from analysis.figures import learning_curves, random_points, spearman_by_layer
+from analysis.similarity import spearman
+from analysis.spread import random_spread
+from runners.accuracy import accuracy
+from runners.data.splits import Splits
+from runners.pruning.channels import Channels, trace_channels
+from runners.pruning.draw import check_window, draw
+from runners.pruning.prune import prune
+from runners.pruning.rule import Rule
+from runners.pruning.score import Ranking, check_rankable, score
+from runners.pruning.select import check_prunable, masked_filters, removed_filters
+from runners.results import Results
+from runners.storage.stages import Stages
+from runners.training.evaluate import Quality, evaluate
+from runners.training.fit import Fit
+
+log = logging.getLogger(__name__)
+ALL_FILTERS = [0, 1]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One fine-tuning: of the filters of which draw, with which seed."""
+
+    draw: int
+    finetune_seed: int
+
+    @property
+    def stage(self) -> str:
+        """Its name among the stages."""
+        return f"repeat/draw{self.draw}_seed{self.finetune_seed}"
+
+
+def run(
+    *,
+    splits: Splits,
+    model: nn.Module,
+    criteria: Mapping[str, Ranking],
+    chosen: str,
+    score_batch_size: int,
+    rule: Rule,
+    seed: int,
+    repeats: int,
+    window: Sequence[float],
+    vary: Sequence[str],
+    train: Fit,
+    finetune_as: Callable[[str, int], Fit],
+    stages: Stages,
+) -> Results:
+    """Train, score, and again and again remove random filters and fine-tune.
+
+    The table `accuracy` and the learning curves are of the first repeat.
+
+    Source:
+        Huang et al. 2021, table 4; it varies the filters alone, and has no control.
+    """
+    channels = trace_channels(model, splits.example)
+    check_prunable(channels, rule)
+    check_window(channels, rule, window, needs_choice="filters" in vary)
+    check_rankable(model, channels, criteria, chosen)
+    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
+    plan = planned(vary, repeats, seed)
+    each = list(dict.fromkeys(repeat for found in plan.values() for repeat in found))
+    draws = {
+        number: draw(scores, chosen, channels, rule, window=window, seed=seed, repeat=number)
+        for number in dict.fromkeys(repeat.draw for repeat in each)
+    }
+    with stages.timed("measured"):
+        pruned = {number: evaluate(prune(trained, channels, drawn), splits.test) for number, drawn in draws.items()}
+    networks = {"trained": trained, "pruned": prune(trained, channels, draws[0])}
+    tuned: dict[Repeat, Quality] = {}
+    histories: dict[Repeat, pd.DataFrame] = {}
+    for repeat in each:
+        network, histories[repeat] = _tuned(repeat, trained, channels, draws[repeat.draw], splits, finetune_as, stages)
+        networks.setdefault("tuned", network)
+        with stages.timed("measured"):
+            tuned[repeat] = evaluate(network, splits.test)
+        log.info(f"{repeat.stage}: {pruned[repeat.draw].top1_pct:.2f} % pruned, {tuned[repeat].top1_pct:.2f} % tuned")
+    with stages.timed("measured"):
+        measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
+    found = _rows(plan, pruned, tuned)
+    spread, rho, history = random_spread(found), spearman(scores), _history(training, histories)
+    by_chance = {
+        "accuracy": measured,
+        "random_pruning": found,
+        "random_spread": spread,
+        "draws": pd.concat([drawn.assign(repeat=number) for number, drawn in draws.items()], ignore_index=True),
+        "history": history,
+    }
+    about = {
+        "pruned_by": "random",
+        "window": f"{window[0]:g}-{window[1]:g}",
+        "window_of": "no criterion" if list(window) == ALL_FILTERS else chosen,
+    }
+    tables = {name: table.assign(**about) for name, table in by_chance.items()}
+    curves = learning_curves(history[history["stage"].isin(["trained", each[0].stage])])
+    figures = {"random_pruning": random_points(found, spread, measured), "spearman": spearman_by_layer(rho), "history": curves}
+    return Results(tables | {"spearman": rho, "scores": scores}, figures)
+
+
+def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repeat]]:
+    """What varies -> its repeats; the first of each is the same fine-tuning."""
+    kinds = {
+        "filters": [Repeat(number, seed) for number in range(repeats)],
+        "seeds": [Repeat(0, seed + number) for number in range(repeats)],
+    }
+    return {name: kinds[name] for name in vary}
+
+
+def _tuned(
+    repeat: Repeat,
+    trained: nn.Module,
+    channels: Channels,
+    drawn: pd.DataFrame,
+    splits: Splits,
+    finetune_as: Callable[[str, int], Fit],
+    stages: Stages,
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The network without the filters of a draw, fine-tuned, and its history."""
+    pruned = prune(trained, channels, drawn)
+    gone = [{layer: sorted(numbers) for layer, numbers in part(drawn).items()} for part in (removed_filters, masked_filters)]
+    stages.name(repeat.stage, {"removed": gone[0], "masked": gone[1], "finetune_seed": repeat.finetune_seed})
+    finetune = finetune_as(repeat.stage, repeat.finetune_seed)
+    return stages.network(repeat.stage, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
+
+
+def _rows(plan: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], tuned: Mapping[Repeat, Quality]) -> pd.DataFrame:
+    """One row a repeat of whatever varies."""
+    return pd.DataFrame(
+        {
+            "vary": vary,
+            "repeat": number,
+            "finetune_seed": repeat.finetune_seed,
+            "pruned_top1_pct": pruned[repeat.draw].top1_pct,
+            "tuned_top1_pct": tuned[repeat].top1_pct,
+            "n_correct": tuned[repeat].n_correct,
+            "n_images": tuned[repeat].n_images,
+        }
+        for vary, repeats in plan.items()
+        for number, repeat in enumerate(repeats)
+    )
+
+
+def _history(training: pd.DataFrame, histories: Mapping[Repeat, pd.DataFrame]) -> pd.DataFrame:
+    parts = [training.assign(stage="trained"), *(part.assign(stage=repeat.stage) for repeat, part in histories.items())]
+    return pd.concat(parts, ignore_index=True)
