@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
-from runners.pruning.channels import Channels, trace_channels  # noqa: E402
-from runners.pruning.remove import Removed, remove  # noqa: E402
+from runners.pruning.remove import remove  # noqa: E402
+from runners.tracing.channels import Channels, Removed, trace_channels  # noqa: E402
 
 GROWTH, LAYERS = 12, 32
 

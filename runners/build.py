@@ -19,12 +19,12 @@ from torch import nn
 from runners.data.counter import fold
 from runners.data.splits import Splits
 from runners.errors import ConfigError
-from runners.pruning.rounds import rules_of_rounds
-from runners.pruning.rule import Rule
 from runners.pruning.saved import save_pruned
-from runners.pruning.score import Ranking, check_criteria
 from runners.reports import Report, check_reports, with_reports
 from runners.retrain import scratch_b
+from runners.scoring.score import Ranking, check_criteria
+from runners.selection.rounds import rules_of_rounds
+from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
 from runners.storage.stages import Stages

@@ -9,14 +9,14 @@ from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
-from runners.pruning.channels import trace_channels
 from runners.pruning.prune import prune
-from runners.pruning.rule import Rule
 from runners.pruning.saved import Pruned
-from runners.pruning.score import Ranking, check_rankable, score
-from runners.pruning.select import check_prunable, removed_filters, select
 from runners.results import Results
+from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.rule import Rule
+from runners.selection.select import check_prunable, removed_filters, select
 from runners.storage.stages import Stages
+from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
 from runners.training.recalibrate import recalibrate
 

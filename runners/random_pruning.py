@@ -12,14 +12,14 @@ from analysis.similarity import spearman
 from analysis.spread import random_spread
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
-from runners.pruning.channels import Channels, trace_channels
-from runners.pruning.draw import check_window, draw
 from runners.pruning.prune import prune
-from runners.pruning.rule import Rule
-from runners.pruning.score import Ranking, check_rankable, score
-from runners.pruning.select import check_prunable, masked_filters, removed_filters
 from runners.results import Results
+from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.draw import check_window, draw
+from runners.selection.rule import Rule
+from runners.selection.select import check_prunable, masked_filters, removed_filters
 from runners.storage.stages import Stages
+from runners.tracing.channels import Channels, trace_channels
 from runners.training.evaluate import Quality, evaluate
 from runners.training.fit import Fit
 

@@ -8,10 +8,10 @@ from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
-from runners.pruning.channels import trace_channels
-from runners.pruning.score import Ranking, score
 from runners.results import Results
+from runners.scoring.score import Ranking, score
 from runners.storage.stages import Stages
+from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
 
 

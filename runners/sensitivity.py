@@ -12,14 +12,14 @@ from analysis.figures import sensitivity_curves, spearman_by_layer
 from analysis.similarity import spearman
 from runners.accuracy import accuracy
 from runners.data.splits import Splits
-from runners.pruning.alone import alone
-from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.prune import prune
-from runners.pruning.rule import Rule
-from runners.pruning.score import Ranking, check_rankable, score
-from runners.pruning.select import check_prunable, select
 from runners.results import Results
+from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.alone import alone
+from runners.selection.rule import Rule
+from runners.selection.select import check_prunable, select
 from runners.storage.stages import Stages
+from runners.tracing.channels import Channels, trace_channels
 from runners.training.evaluate import evaluate
 from runners.training.fit import Fit
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runners.pruning.channels import Channels, trace_channels
-from runners.pruning.remove import Removed, mask, remove
+from runners.pruning.remove import mask, remove
+from runners.tracing.channels import Channels, Removed, trace_channels
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 LARGE = 1e-3  # what counts as different

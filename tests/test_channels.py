@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels, trace_channels
+from runners.tracing.channels import Channels, trace_channels
 
 
 def trace(network: nn.Module, size: int = 32) -> Channels:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from exactness import half_of_ranked, images
 from models.cifar_resnet import cifar_resnet
-from runners.pruning.channels import trace_channels
 from runners.pruning.cost import cost
 from runners.pruning.remove import remove
 from runners.summary import slower_than_its_macs
+from runners.tracing.channels import trace_channels
 
 MAP = 8 * 8 * 4  # bytes of one channel of 8x8 fp32 pixels
 

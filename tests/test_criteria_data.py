@@ -14,8 +14,8 @@ from criteria.activation import CHIP, APoZ, Entropy, HRank, nuclear_losses
 from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1, taylor_l2
 from criteria.layer import Activations, Criterion
 from runners.data.resident import Images
-from runners.pruning.channels import trace_channels
-from runners.pruning.score import score
+from runners.scoring.score import score
+from runners.tracing.channels import trace_channels
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
 Gate = Callable[[str, Tensor], Tensor]

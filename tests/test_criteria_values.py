@@ -12,10 +12,10 @@ from analysis.similarity import spearman
 from criteria.layer import LayerCriterion, Weights
 from criteria.median import geometric_median
 from criteria.norm import fermat, gm, l1, l2
-from runners.pruning.channels import trace_channels
-from runners.pruning.rule import Rule
-from runners.pruning.score import score
-from runners.pruning.select import select
+from runners.scoring.score import score
+from runners.selection.rule import Rule
+from runners.selection.select import select
+from runners.tracing.channels import trace_channels
 
 CRITERIA: dict[str, LayerCriterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}
 

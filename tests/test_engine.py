@@ -27,9 +27,9 @@ from models.cifar_vgg import cifar_vgg_bn
 from runners.data.fake import fake
 from runners.data.splits import Splits
 from runners.errors import ConfigError, NumericalError
-from runners.pruning.channels import trace_channels
 from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
+from runners.tracing.channels import trace_channels
 from runners.training import engine as engine_module
 from runners.training import schedule, state
 from runners.training.engine import Capture, Engine, Work, cuda_graph, no_draws_on_the_cpu

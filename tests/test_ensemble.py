@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from analysis.ensemble import Ensemble, mean_rank
 from criteria.norm import l1, l2
 from runners.errors import ConfigError
-from runners.pruning.score import check_criteria
+from runners.scoring.score import check_criteria
 from support import Command
 
 

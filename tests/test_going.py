@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.cost import cost
 from runners.pruning.remove import remove
-from runners.pruning.rule import ROUNDINGS, Rule
-from runners.pruning.select import check_prunable, removed_filters, select
+from runners.selection.rule import ROUNDINGS, Rule
+from runners.selection.select import check_prunable, removed_filters, select
+from runners.tracing.channels import Channels, trace_channels
 
 Layers = Mapping[str, Sequence[float]]
 

@@ -15,8 +15,8 @@ from runners.data.counter import fold, permutation, random_integers
 from runners.data.fake import fake
 from runners.data.splits import Splits
 from runners.errors import ConfigError, ResourceError
-from runners.pruning.channels import trace_channels
 from runners.storage.resume import Checkpoints
+from runners.tracing.channels import trace_channels
 from runners.training import schedule
 from runners.training.engine import Engine, cuda_graph
 from runners.training.evaluate import evaluate

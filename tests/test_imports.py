@@ -11,9 +11,17 @@ import pytest
 from support import ROOT
 
 PURE = ("criteria", "models", "analysis")
-ROOMS = ("data", "training", "pruning", "storage")
+ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage")
 # Room -> the other rooms it may use.
-MAY_USE = {"data": (), "storage": (), "training": ("data", "storage"), "pruning": ("data", "storage")}
+MAY_USE = {
+    "data": (),
+    "storage": (),
+    "tracing": (),
+    "training": ("data", "storage"),
+    "scoring": ("data", "tracing"),
+    "selection": ("data", "tracing"),
+    "pruning": ("tracing", "selection", "storage"),
+}
 BEFORE_TORCH = (
     "runners.cli",
     "runners.gate",
@@ -131,7 +139,7 @@ def dangerous(files: dict[str, str]) -> list[str]:
 
 def test_imports_point_one_way() -> None:
     files = sources()
-    assert {"run.py", "runners/cli.py", "runners/pruning/channels.py", "criteria/norm.py"} <= files.keys()
+    assert {"run.py", "runners/cli.py", "runners/tracing/channels.py", "criteria/norm.py"} <= files.keys()
     assert forbidden_imports(files) == []
 
 
@@ -145,7 +153,7 @@ def test_imports_point_one_way() -> None:
         ("runners/data/new.py", "from runners.training.fit import fit"),
         ("runners/data/new.py", "from runners.storage import files"),
         ("runners/data/new.py", "from ..storage import files"),
-        ("runners/storage/new.py", "from runners.pruning.channels import Channels"),
+        ("runners/storage/new.py", "from runners.tracing.channels import Channels"),
         ("runners/training/new.py", "from runners.pruning import remove"),
         ("runners/pruning/new.py", "import runners.training.fit as fit"),
         ("runners/pruning/new.py", "from runners.build import Parts"),

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from criteria.norm import l1
 from models.cifar_resnet import SHORTCUTS, BasicBlock, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
-from runners.pruning.channels import trace_channels
 from runners.pruning.cost import cost
 from runners.pruning.remove import remove
-from runners.pruning.rule import Rule
-from runners.pruning.score import score
-from runners.pruning.select import removed_filters, select
+from runners.scoring.score import score
+from runners.selection.rule import Rule
+from runners.selection.select import removed_filters, select
+from runners.tracing.channels import trace_channels
 from support import ROOT
 
 # Names of the options whose files leave no value (???) to the user.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.checks import CHECKS
-from runners.pruning.normalise import NORMALISATIONS, normalised
+from runners.selection.normalise import NORMALISATIONS, normalised
 
 # Where the unit of the scores has no effect.
 SCALE_FREE = ("mean", "l2", "max", "zscore", "rank")

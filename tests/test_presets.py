@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.cost import cost
 from runners.pruning.prune import prune
-from runners.pruning.rule import Rule
-from runners.pruning.select import check_prunable, select
+from runners.selection.rule import Rule
+from runners.selection.select import check_prunable, select
 from runners.storage import keys
+from runners.tracing.channels import Channels, trace_channels
 from support import ROOT
 
 PRESETS = sorted(path.stem for path in (ROOT / "conf" / "preset").glob("*.yaml"))

@@ -18,14 +18,14 @@ from analysis.figures import random_points
 from analysis.spread import binomial_se, expected_range, random_spread
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels, trace_channels
-from runners.pruning.draw import check_window, draw, within
-from runners.pruning.rule import Rule
-from runners.pruning.select import removed_filters
 from runners.random_pruning import Repeat, planned
+from runners.selection.draw import check_window, draw, within
+from runners.selection.rule import Rule
+from runners.selection.select import removed_filters
 from runners.storage.interruption import Preempted
 from runners.storage.stages import Stages
 from runners.storage.store import Store
+from runners.tracing.channels import Channels, trace_channels
 from support import Command
 
 TINY = (

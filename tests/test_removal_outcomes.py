@@ -14,10 +14,10 @@ from exactness import assert_removed_is_masked, difference, half_of_ranked, imag
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.errors import ConfigError
-from runners.pruning.channels import trace_channels
-from runners.pruning.remove import Removed, remove, zero_filters
-from runners.pruning.rule import Rule
-from runners.pruning.select import check_prunable
+from runners.pruning.remove import remove, zero_filters
+from runners.selection.rule import Rule
+from runners.selection.select import check_prunable
+from runners.tracing.channels import Removed, trace_channels
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from exactness import assert_removed_is_masked, difference, half_of_ranked, images, output, randomised, share_of_free_groups
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError
-from runners.pruning.channels import trace_channels
 from runners.pruning.cost import cost
-from runners.pruning.remove import Removed, mask, remove
+from runners.pruning.remove import mask, remove
+from runners.tracing.channels import Removed, trace_channels
 
 
 class Net(nn.Module):

@@ -11,13 +11,13 @@ from torch import nn
 
 from models.cifar_resnet import cifar_resnet
 from runners.data.fake import fake
-from runners.pruning.channels import trace_channels
 from runners.pruning.prune import prune
-from runners.pruning.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
-from runners.pruning.rule import Rule
 from runners.pruning.saved import load_pruned
-from runners.pruning.select import select
 from runners.retrain import macs, stretched
+from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
+from runners.selection.rule import Rule
+from runners.selection.select import select
+from runners.tracing.channels import trace_channels
 from runners.training import schedule
 from runners.training.recipe import Recipe
 from support import Command

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.errors import ConfigError
-from runners.pruning.rule import Rule, matching
+from runners.selection.rule import Rule, matching
 
 LAYERS = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer2.0.conv1", "0")
 

@@ -17,12 +17,12 @@ from PIL import Image
 from models.cifar_resnet import cifar_resnet
 from runners import build
 from runners.data.fake import fake
-from runners.pruning.channels import trace_channels
 from runners.pruning.remove import mask, remove
 from runners.pruning.saved import load_pruned
-from runners.pruning.select import removed_filters
+from runners.selection.select import removed_filters
 from runners.storage.stages import read_table
 from runners.storage.weights import load_weights
+from runners.tracing.channels import trace_channels
 from runners.training.evaluate import evaluate
 from runners.training.recalibrate import recalibrate
 from support import ROOT, Command

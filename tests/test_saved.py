@@ -18,10 +18,10 @@ from torch import nn
 from exactness import images, output, randomised, share_of_free_groups
 from models.cifar_resnet import cifar_resnet
 from runners.errors import StoreError
-from runners.pruning.channels import trace_channels
 from runners.pruning.remove import remove
 from runners.pruning.saved import PLAN, WEIGHTS, Pruned, factories, load_pruned, save_pruned
 from runners.storage.keys import digest
+from runners.tracing.channels import trace_channels
 from support import ROOT
 
 RESNET = {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 20, "num_classes": 10, "in_channels": 3, "shortcut": "pad"}

@@ -22,11 +22,11 @@ from criteria.norm import fermat, gm, l1, l2
 from models.cifar_resnet import cifar_resnet
 from runners.data.resident import Images
 from runners.errors import ConfigError, NumericalError
-from runners.pruning import sweep as sweeping
-from runners.pruning.channels import follow, trace_channels
-from runners.pruning.score import Ranking, check_rankable, score
-from runners.pruning.select import Rule, select
-from runners.pruning.sites import find_batchnorm, find_sites, paper_numbers
+from runners.scoring import sweep as sweeping
+from runners.scoring.score import Ranking, check_rankable, score
+from runners.scoring.sites import find_batchnorm, find_sites, paper_numbers
+from runners.selection.select import Rule, select
+from runners.tracing.channels import follow, trace_channels
 
 ALL: dict[str, Criterion] = {
     "l1": l1,

@@ -18,11 +18,11 @@ from pandas.testing import assert_frame_equal
 from criteria.norm import l1
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError, NumericalError
-from runners.pruning.channels import Channels, trace_channels
-from runners.pruning.rule import ROUNDINGS, Rule, num_removed
-from runners.pruning.score import score
-from runners.pruning.select import SELECTION_COLUMNS, check_prunable, removed_filters, select
+from runners.scoring.score import score
+from runners.selection.rule import ROUNDINGS, Rule, num_removed
+from runners.selection.select import SELECTION_COLUMNS, check_prunable, removed_filters, select
 from runners.storage.stages import read_table
+from runners.tracing.channels import Channels, trace_channels
 
 Layers = Mapping[str, Sequence[float]]
 

@@ -12,11 +12,11 @@ from analysis.figures import sensitivity_curves
 from models.cifar_resnet import cifar_resnet
 from runners.data.fake import fake
 from runners.errors import ConfigError
-from runners.pruning.alone import alone
-from runners.pruning.channels import trace_channels
 from runners.pruning.remove import mask
-from runners.pruning.rule import Rule
+from runners.selection.alone import alone
+from runners.selection.rule import Rule
 from runners.storage.weights import load_weights
+from runners.tracing.channels import trace_channels
 from runners.training.evaluate import evaluate
 from support import Command
 

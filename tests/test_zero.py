@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from criteria.norm import l1
 from models.cifar_resnet import CifarResNet, cifar_resnet
-from runners.pruning.channels import Channels, trace_channels
 from runners.pruning.prune import prune
-from runners.pruning.rule import Rule
-from runners.pruning.score import score
-from runners.pruning.select import masked_filters, removed_filters, select
 from runners.pruning.zero import zero
+from runners.scoring.score import score
+from runners.selection.rule import Rule
+from runners.selection.select import masked_filters, removed_filters, select
 from runners.storage.stages import read_table
 from runners.storage.weights import load_weights
+from runners.tracing.channels import Channels, trace_channels
 from support import Command
 
 MASKED = {"conv1": [0, 5], "layer1.0.conv2": [3, 4, 6, 7], "layer2.0.conv2": [0, 31], "layer2.0.shortcut.0": [7]}

@@ -1,1 +1,1 @@
-"""The heart: which filters are free, how they score, which go, and what is left."""
+"""Pruned networks: filters removed or zeroed, what is left, what it costs."""

@@ -3,10 +3,10 @@
 import pandas as pd
 from torch import nn
 
-from runners.pruning.channels import Channels
 from runners.pruning.remove import remove
-from runners.pruning.select import masked_filters, removed_filters
 from runners.pruning.zero import zero
+from runners.selection.select import masked_filters, removed_filters
+from runners.tracing.channels import Channels
 
 
 def prune(network: nn.Module, channels: Channels, selection: pd.DataFrame) -> nn.Module:

@@ -1,7 +1,7 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels
+from runners.tracing.channels import Channels, Removed
 
-Removed = Mapping[str, Sequence[int]]
 Kept = Bool[np.ndarray, " channels"]
 UNCHANGING = frozenset([bool, int, float, str, type(None)])
 

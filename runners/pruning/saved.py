@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from runners.errors import StoreError
-from runners.pruning.channels import Channels, trace_channels
-from runners.pruning.remove import Removed, remove
+from runners.pruning.remove import remove
 from runners.storage.files import write_json
 from runners.storage.keys import digest, file_digest
 from runners.storage.weights import load_weights, save_weights
+from runners.tracing.channels import Channels, Removed, trace_channels
 
 FORMAT = 1
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from runners.pruning.channels import Channels
-from runners.pruning.remove import Removed
+from runners.tracing.channels import Channels, Removed
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from criteria.layer import BatchNorm, Site, filters_first
-from runners.pruning.channels import Channels, Groups, follow
-from runners.pruning.operations import IN_PLACE, SUMS
+from runners.tracing.channels import Channels, Groups, follow
+from runners.tracing.operations import IN_PLACE, SUMS
 
 ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu prelu rrelu elu celu selu silu swish gelu gelutanh mish hardswish hardmish hardtanh tanh softsign "

@@ -7,7 +7,7 @@ from math import prod
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from runners.pruning.shapes import SHAPE
+from runners.tracing.shapes import SHAPE
 
 
 @dataclass(frozen=True)

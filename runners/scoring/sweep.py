@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, needs
 from runners.data.resident import Images
 from runners.errors import NumericalError
-from runners.pruning.channels import follow
-from runners.pruning.sites import changed_in_place, filters, find_sites
+from runners.scoring.sites import changed_in_place, filters, find_sites
+from runners.tracing.channels import follow
 
 Weight = Float[Tensor, "out *kernel"]
 

@@ -7,8 +7,8 @@ from math import fsum
 
 import numpy as np
 
-from runners.pruning.channels import Channels
-from runners.pruning.rule import Rule
+from runners.selection.rule import Rule
+from runners.tracing.channels import Channels
 
 OUTPUT = "network output"
 Filters = Mapping[str, tuple[int, ...]]

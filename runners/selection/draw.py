@@ -8,11 +8,11 @@ import pandas as pd
 
 from runners.data.counter import permutation
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels
-from runners.pruning.going import units_to_go
-from runners.pruning.rule import Rule, exact
-from runners.pruning.select import scores_by_layer, select
-from runners.pruning.units import Family, Unit, families, ranked
+from runners.selection.going import units_to_go
+from runners.selection.rule import Rule, exact
+from runners.selection.select import scores_by_layer, select
+from runners.selection.units import Family, Unit, families, ranked
+from runners.tracing.channels import Channels
 
 DRAWN = "drawn"
 Window = Sequence[float]

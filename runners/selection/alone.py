@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels
-from runners.pruning.rule import Rule
-from runners.pruning.units import families
+from runners.selection.rule import Rule
+from runners.selection.units import families
+from runners.tracing.channels import Channels
 
 
 def alone(channels: Channels, rule: Rule, ratios: Sequence[float]) -> dict[tuple[str, ...], dict[float, Rule]]:

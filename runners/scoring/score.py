@@ -14,9 +14,9 @@ from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label
 from criteria.median import TOLERANCE
 from runners.data.resident import Images
 from runners.errors import ConfigError, NumericalError
-from runners.pruning.channels import Channels, follow
-from runners.pruning.sites import filters, find_batchnorm
-from runners.pruning.sweep import Seen, sweep
+from runners.scoring.sites import filters, find_batchnorm
+from runners.scoring.sweep import Seen, sweep
+from runners.tracing.channels import Channels, follow
 
 log = logging.getLogger(__name__)
 SCORE_COLUMNS = ["layer", "index", "criterion", "filter", "score"]

@@ -6,7 +6,7 @@ not stay zero if its filter were zeroed (a sigmoid makes 0.5 of it): it must not
 ids form groups: filters that stay or go together.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -23,11 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from runners.errors import ConfigError
-from runners.pruning.ids import IdInterpreter
-from runners.pruning.parts import Groups, even_parts
-from runners.pruning.shapes import ShapeInterpreter
-from runners.pruning.sizes import Sizes, network_sizes
+from runners.tracing.ids import IdInterpreter
+from runners.tracing.parts import Groups, even_parts
+from runners.tracing.shapes import ShapeInterpreter
+from runners.tracing.sizes import Sizes, network_sizes
 
+Removed = Mapping[str, Sequence[int]]  # layer -> filters that go
 PLACE = "place"  # the key in a node's `meta`: the module it belongs to
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from runners.pruning.remove import Removed
-from runners.pruning.rule import Rule
-from runners.pruning.select import listed, masked_filters, removed_filters
+from runners.selection.rule import Rule
+from runners.selection.select import listed, masked_filters, removed_filters
+from runners.tracing.channels import Removed
 
 PACES = {
     "linear": lambda ratio, done: ratio * done,

@@ -7,9 +7,9 @@ from decimal import Decimal
 import numpy as np
 
 from runners.errors import ConfigError
-from runners.pruning.channels import Channels
-from runners.pruning.rule import Rule, exact
-from runners.pruning.units import Unit
+from runners.selection.rule import Rule, exact
+from runners.selection.units import Unit
+from runners.tracing.channels import Channels
 
 NOTHING = np.zeros(0, dtype=np.int64)  # what a module without filters writes
 

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from runners.errors import ConfigError, NumericalError
-from runners.pruning.channels import Channels
-from runners.pruning.going import check_shares, units_to_go
-from runners.pruning.normalise import normalised
-from runners.pruning.remove import Removed
-from runners.pruning.rule import Rule
-from runners.pruning.units import Family, Unit, families, why_not
+from runners.selection.going import check_shares, units_to_go
+from runners.selection.normalise import normalised
+from runners.selection.rule import Rule
+from runners.selection.units import Family, Unit, families, why_not
+from runners.tracing.channels import Channels, Removed
 
 SELECTION_COLUMNS = ["layer", "index", "before", "after", "floor_hit", "note", "obstacle", "removed", "masked"]
 

@@ -6,10 +6,10 @@ from fractions import Fraction
 import numpy as np
 
 from runners.errors import ConfigError
-from runners.pruning.budget import affordable, saving
-from runners.pruning.channels import Channels
-from runners.pruning.rule import Rule, is_pattern, matching, num_removed
-from runners.pruning.units import Family, Unit, ranked
+from runners.selection.budget import affordable, saving
+from runners.selection.rule import Rule, is_pattern, matching, num_removed
+from runners.selection.units import Family, Unit, ranked
+from runners.tracing.channels import Channels
 
 
 def units_to_go(

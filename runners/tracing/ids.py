@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from runners.pruning.operations import (
+from runners.tracing.operations import (
     IN_PLACE,
     JOINS,
     MOVES,
@@ -28,7 +28,7 @@ from runners.pruning.operations import (
     pads_with_own,
     tensors_in,
 )
-from runners.pruning.shapes import SHAPE
+from runners.tracing.shapes import SHAPE
 
 Ids = Int64[Tensor, "..."]
 

@@ -1,0 +1,1 @@
+"""Scores of filters, in one pass over the scoring images."""

@@ -1,0 +1,1 @@
+"""Which filter every channel of a network carries, and what ties them."""
