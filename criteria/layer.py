@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
 # Of a layer's weights as a matrix, at a time: what they take in float64 stays in the cache.
-COLUMNS, ROWS = 256, 64
+COLUMNS, ROWS, NUMBERS = 256, 64, 2**17
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -115,10 +115,15 @@ class Gradients:
     weight: Float[Tensor, "out *kernel"]
     grad: Float[Tensor, "out *kernel"]
 
-    @cached_property
-    def saliency(self) -> Float64[Tensor, "out d"]:
-        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]"""
-        return (self.weight.detach().double() * self.grad).flatten(1)
+    def saliency(self) -> Iterator[Float64[Tensor, "filters d"]]:
+        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]
+
+        Some filters at a time.
+        """
+        weight, grad = self.weight.detach().flatten(1), self.grad.flatten(1)
+        some = max(1, NUMBERS // weight.shape[1])
+        for rows, slopes in zip(weight.split(some), grad.split(some), strict=True):
+            yield rows.double() * slopes
 
 
 @dataclass(frozen=True)
