@@ -99,6 +99,11 @@ class Weights:
             distances[near] = torch.zeros_like(distances).index_put((rows[:, None], rows), block)[near]
         return distances
 
+    @cached_property
+    def distance_sums(self) -> Scores:
+        """Sum of the distances from each filter to all.  [weight units]"""
+        return self.distances.sum(1)
+
 
 @dataclass(frozen=True)
 class BatchNorm:
