@@ -52,9 +52,10 @@ def geometric_median(layer: Weights) -> Median:
     median = _from_shares(layer, _weiszfeld(layer.gram, scale), scale)
     if median.residual <= TOLERANCE:
         return median
-    mean = layer.filters.mean(0)
-    point, residual = _newton((layer.filters - mean) / scale, (median.point - mean) / scale)
-    return Median(mean + scale * point, residual)
+    # The median may lie closer to a filter than sums of coordinates resolve: there is the origin.
+    nearest = layer.filters[(layer.filters - median.point).norm(dim=1).argmin()]
+    point, residual = _newton((layer.filters - nearest) / scale, (median.point - nearest) / scale)
+    return Median(nearest + scale * point, residual)
 
 
 def _at_mean(layer: Weights, scale: float) -> Median | None:
@@ -148,14 +149,10 @@ def _from_shares(layer: Weights, share: Float64[Tensor, " out"], scale: float) -
 
 
 def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> tuple[Float64[Tensor, " d"], float]:
-    """Newton's method in the filters' own subspace, and its residual; a step is halved until the gradient shrinks.
-
-    Coordinates start at the filter nearest to the median, which may lie closer to it than sums of coordinates resolve.
-    """
-    origin = filters[(filters - point).norm(dim=1).argmin()]
-    _, sizes, axes = torch.linalg.svd(filters - origin, full_matrices=False)
+    """Newton's method in the filters' own subspace, and its residual; a step is halved until the gradient shrinks."""
+    _, sizes, axes = torch.linalg.svd(filters, full_matrices=False)
     axes = axes[sizes > sizes[0] * _EPS]
-    rows, x = (filters - origin) @ axes.T, axes @ (point - origin)
+    rows, x = filters @ axes.T, axes @ point
 
     def derivatives(x: Float64[Tensor, " r"]) -> tuple[Float64[Tensor, " r"], Float64[Tensor, "r r"]]:
         away = rows - x
@@ -174,4 +171,4 @@ def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> 
         if better is None:
             break
         x, slope, curvature = better
-    return origin + x @ axes, float(slope.norm())
+    return x @ axes, float(slope.norm())
