@@ -147,16 +147,12 @@ def taylor_row(name: str, network: nn.Module, size: int, rounds: int) -> list[st
         return [taylor_l1(Gradients(w.detach(), g)) for w, g in zip(layers, gradients, strict=True) if g is not None]
 
     theirs, mine = alternate(peer, ours, rounds)
-    agreement = f"none: theirs scores {len(groups)} coupled groups with their BatchNorms and readers, ours {len(layers)} layers"
+    agreement = f"none: theirs are of {len(groups)} coupled groups (layer, BatchNorm, readers), ours of {len(layers)} layers"
     return row(f"taylor_l1 of {name}, given gradients", "torch-pruning GroupTaylor", theirs, mine, agreement)
 
 
 def measures(images: Images, rounds: int) -> Iterator[Callable[[], list[str]]]:
     """What can be measured here, one row each."""
-    everything = all_criteria()
-    for criteria in ({name: everything[name] for name in PAPERS}, everything):
-        for name in NETWORKS:
-            yield partial(sweep_row, name, criteria, images, rounds)
     yield partial(gm_row, rounds)
     if installed("geom_median"):
         yield partial(fermat_row, rounds)
@@ -164,6 +160,10 @@ def measures(images: Images, rounds: int) -> Iterator[Callable[[], list[str]]]:
         torch.manual_seed(0)
         yield partial(taylor_row, "VGG-16", vgg16().eval(), 32, rounds)
         yield partial(taylor_row, "ResNet-50", resnet50().eval(), 64, rounds)
+    everything = all_criteria()
+    for criteria in ({name: everything[name] for name in PAPERS}, everything):
+        for name in NETWORKS:
+            yield partial(sweep_row, name, criteria, images, rounds)
 
 
 def installed(module: str) -> bool:
