@@ -18,9 +18,10 @@ test: .venv/ready ## set up, then run the tests (at most three minutes)
 test-all: .venv/ready ## the tests, and the slow ones
 	$(BIN)/python -m pytest -q -n auto -m 'not gpu'
 
-bench: .venv/ready ## time the training engine and the removal of filters against others, side by side
+bench: .venv/ready ## time the training engine, the criteria and the removal of filters against others, side by side
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/engine_gpu.py
+	$(BIN)/python benchmarks/criteria.py
 	$(BIN)/python benchmarks/removal.py
 
 check: .venv/ready ## ruff format, ruff check, pyright

@@ -145,7 +145,7 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision
 
 def row(what: str, peer: str, theirs: float, mine: float, agreement: str) -> list[str]:
     """One line of the table."""
-    return [what, peer, f"{theirs:.3f} s", f"{mine:.3f} s", f"{theirs / mine:.1f}x", agreement]
+    return [what, peer, f"{theirs:.3g} s", f"{mine:.3g} s", f"{theirs / mine:.1f}x", agreement]
 
 
 def options(defaults: dict[str, int]) -> dict[str, int]:

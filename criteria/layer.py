@@ -6,7 +6,7 @@ of images as they pass: `Activations`, `Gates` or `BatchGradients`.
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
+# Of a layer's weights as a matrix, at a time: what they take in float64 stays in the cache.
+COLUMNS, ROWS, NUMBERS = 256, 64, 2**17
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -43,11 +45,29 @@ class Weights:
         """One filter a row.  [weight units]"""
         return self.weight.detach().flatten(1).double()
 
+    def centred(self) -> Iterator[tuple[Float64[Tensor, " columns"], Float64[Tensor, "out columns"]]]:
+        """The mean of the filters and the filters about it, some columns at a time."""
+        for columns in self.weight.detach().flatten(1).split(COLUMNS, dim=1):
+            precise = columns.double()
+            mean = precise.mean(0)
+            yield mean, precise - mean
+
     @cached_property
     def gram(self) -> Float64[Tensor, "out out"]:
-        """Inner products of the filters about their mean: far from the origin, only the differences matter."""
-        centred = self.filters - self.filters.mean(0)
-        return centred @ centred.T
+        """Inner products of the filters about their mean: far from the origin, only the differences matter.
+
+        Each pair once, in blocks of rows, and then mirrored.
+        """
+        n = len(self.weight)
+        starts = range(0, n, ROWS)
+        gram = torch.zeros(n, n, dtype=torch.float64, device=self.weight.device)
+        for _, columns in self.centred():
+            for start in starts:
+                gram[start : start + ROWS, start:].addmm_(columns[start : start + ROWS], columns[start:].T)
+        for start in starts:
+            end = start + ROWS
+            gram[end:, start:end] = gram[start:end, end:].T
+        return gram
 
     @cached_property
     def products(self) -> Float64[Tensor, "out out"]:
@@ -71,13 +91,18 @@ class Weights:
         """
         squares = self.gram.diagonal()
         sums = squares[:, None] + squares
-        squared = (sums - 2 * self.gram).clamp(min=0)
+        squared = torch.sub(sums, self.gram, alpha=2)
         near = (squared < CANCELS * sums).fill_diagonal_(False)
-        distances = squared.sqrt().fill_diagonal_(0)
+        distances = squared.clamp_(min=0).sqrt_().fill_diagonal_(0)
         if len(rows := near.any(1).nonzero()[:, 0]):
             block = torch.cdist(self.filters[rows], self.filters[rows], compute_mode="donot_use_mm_for_euclid_dist")
             distances[near] = torch.zeros_like(distances).index_put((rows[:, None], rows), block)[near]
         return distances
+
+    @cached_property
+    def distance_sums(self) -> Scores:
+        """Sum of the distances from each filter to all.  [weight units]"""
+        return self.distances.sum(1)
 
 
 @dataclass(frozen=True)
@@ -95,10 +120,15 @@ class Gradients:
     weight: Float[Tensor, "out *kernel"]
     grad: Float[Tensor, "out *kernel"]
 
-    @cached_property
-    def saliency(self) -> Float64[Tensor, "out d"]:
-        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]"""
-        return (self.weight.detach().double() * self.grad).flatten(1)
+    def saliency(self) -> Iterator[Float64[Tensor, "filters d"]]:
+        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]
+
+        Some filters at a time.
+        """
+        weight, grad = self.weight.detach().flatten(1), self.grad.flatten(1)
+        some = max(1, NUMBERS // weight.shape[1])
+        for rows, slopes in zip(weight.split(some), grad.split(some), strict=True):
+            yield rows.double() * slopes
 
 
 @dataclass(frozen=True)

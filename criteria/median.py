@@ -9,9 +9,15 @@ from torch import Tensor
 from criteria.layer import Weights
 
 TOLERANCE = 1e-9
+# The residual at which Weiszfeld's iteration stops: its last step, cheap as all, usually gains two more digits.
+STILL = 1e-12
 WEISZFELD_STEPS = 200
 NEWTON_STEPS = 100
 _EPS = 1e-12
+# What inner products leave uncertain of the length of a sum, as a share of the lengths of its terms.
+NOISE = 1e-6
+# Squared distances above this share of the squared lengths keep twelve digits.
+RESOLVED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -33,64 +39,120 @@ def geometric_median(layer: Weights) -> Median:
 
     Where many points are medians (two filters, an even number on a line), it is the mean if that is one, else the centre
     of the filters that are. Otherwise Weiszfeld's iteration runs from the mean; where it crawls, because the median lies
-    just beside a filter, Newton's finishes. The residual is checked on the filters themselves.
+    just beside a filter, Newton's finishes. Inner products lead there; the residual is checked on the filters themselves.
 
     Source:
         Weiszfeld 1937; the test whether a filter is the median: Kuhn 1973, Vardi & Zhang 2000.
     """
-    mean = layer.filters.mean(0)
-    scale = float((layer.filters - mean).abs().max())
+    scale = float(layer.gram.diagonal().amax().sqrt())
     if scale == 0:
-        return Median(mean, 0.0)
-    filters = (layer.filters - mean) / scale
-    if (residual := _residual(filters, torch.zeros_like(mean))) <= TOLERANCE:
-        return Median(mean, residual)
+        return Median(layer.filters.mean(0), 0.0)
+    if found := _at_mean(layer, scale) or _at_filters(layer, scale):
+        return found
+    median = _from_shares(layer, _weiszfeld(layer.gram, scale), scale)
+    if median.residual <= TOLERANCE:
+        return median
+    # The median may lie closer to a filter than sums of coordinates resolve: there is the origin.
+    nearest = layer.filters[(layer.filters - median.point).norm(dim=1).argmin()]
+    point, residual = _newton((layer.filters - nearest) / scale, (median.point - nearest) / scale)
+    return Median(nearest + scale * point, residual)
+
+
+def _at_mean(layer: Weights, scale: float) -> Median | None:
+    """The mean, if it is a median."""
+    share = torch.full_like(layer.gram[0], 1 / len(layer.gram))
+    if not _may_be_median(layer.gram, share, layer.gram.diagonal().sqrt(), scale):
+        return None
+    return _proved(layer, layer.filters.mean(0), scale)
+
+
+def _at_filters(layer: Weights, scale: float) -> Median | None:
+    """The centre of the filters that are medians, if it is one and there are any."""
     # A filter can only be a median if no other has a smaller sum of distances.
-    sums = layer.distances.sum(1)
-    nearest = layer.filters[sums <= sums.min() * (1 + _EPS)].unique(dim=0)
-    if medians := [filter for filter in nearest if _residual(filters, (filter - mean) / scale) <= TOLERANCE]:
-        centre = torch.stack(medians).mean(0)
-        if (residual := _residual(filters, (centre - mean) / scale)) <= TOLERANCE:
-            return Median(centre, residual)
-    point = _weiszfeld(layer.gram / scale**2) @ filters
-    if (residual := _residual(filters, point)) > TOLERANCE:
-        point, residual = _newton(filters, point)
-    return Median(mean + scale * point, residual)
+    sums = layer.distance_sums
+    nearest = [
+        number
+        for number in (sums <= sums.min() * (1 + _EPS)).nonzero()[:, 0].tolist()
+        if _may_be_median(layer.gram, _only(number, sums), layer.distances[number], scale)
+    ]
+    medians = [filter for filter in layer.filters[nearest].unique(dim=0) if _proved(layer, filter, scale)] if nearest else []
+    return _proved(layer, torch.stack(medians).mean(0), scale) if medians else None
 
 
-def _residual(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> float:
+def _only(number: int, like: Float64[Tensor, " out"]) -> Float64[Tensor, " out"]:
+    share = torch.zeros_like(like)
+    share[number] = 1
+    return share
+
+
+def _may_be_median(
+    gram: Float64[Tensor, "out out"], share: Float64[Tensor, " out"], distances: Float64[Tensor, " out"], scale: float
+) -> bool:
+    """False where the point with these shares of the filters cannot be a median, whatever their inner products round to.
+
+    The pull on the point is a combination of the filters too, and its norm follows from the inner products.
+    """
+    here = distances <= _EPS * scale
+    pull = _pull(torch.where(here, 0.0, 1 / distances), share)
+    noise = NOISE * (pull.abs() @ gram.diagonal().sqrt())
+    return bool((pull @ gram @ pull).clamp(min=0).sqrt() <= here.sum() + TOLERANCE * len(gram) + noise)
+
+
+def _pull(inverse: Float64[Tensor, " out"], share: Float64[Tensor, " out"]) -> Float64[Tensor, " out"]:
+    """The sum of the unit vectors to the filters, as a combination of these, from their inverse distances."""
+    return inverse - inverse.sum() * share
+
+
+def _proved(layer: Weights, point: Float64[Tensor, " d"], scale: float) -> Median | None:
+    """The point, if it is a median."""
+    residual = _residual(layer.filters, point, scale)
+    return Median(point, residual) if residual <= TOLERANCE else None
+
+
+def _residual(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"], scale: float) -> float:
     """Norm of the mean unit vector from `point`, less the share of filters on it."""
     away = filters - point
     distances = away.norm(dim=1)
-    here = distances <= _EPS
+    here = distances <= _EPS * scale
     units = torch.where(here, 0.0, 1 / distances) @ away
     return float((units.norm() - here.sum()).clamp(min=0)) / len(filters)
 
 
-def _weiszfeld(gram: Float64[Tensor, "out out"]) -> Float64[Tensor, " out"]:
+def _weiszfeld(gram: Float64[Tensor, "out out"], scale: float) -> Float64[Tensor, " out"]:
     """The median's shares of the filters, from their inner products: no step touches the filters."""
     squares = gram.diagonal()
     share = torch.full_like(squares, 1 / len(squares))
+    towards = gram @ share
     for _ in range(WEISZFELD_STEPS):
-        towards = gram @ share
-        distances = (squares - 2 * towards + share @ towards).clamp(min=_EPS**2).sqrt()
-        inverse = 1 / distances
+        squared = squares - 2 * towards + share @ towards
+        inverse = squared.clamp(min=(_EPS * scale) ** 2).rsqrt()
         step = inverse / inverse.sum() - share
-        share = share + step
-        if inverse.mean() * (step @ gram @ step).clamp(min=0).sqrt() <= TOLERANCE / 10:
+        change = gram @ step
+        share, towards = share + step, towards + change
+        if inverse.mean() * (step @ change).clamp(min=0).sqrt() <= STILL:
             break
     return share
 
 
-def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> tuple[Float64[Tensor, " d"], float]:
-    """Newton's method in the filters' own subspace, and its residual; a step is halved until the gradient shrinks.
+def _from_shares(layer: Weights, share: Float64[Tensor, " out"], scale: float) -> Median:
+    """The point with these shares of the filters, and its residual; one pass over the filters gives both."""
+    squares, towards = layer.gram.diagonal(), layer.gram @ share
+    sums = squares + share @ towards
+    squared = sums - 2 * towards
+    sought = torch.stack([share, _pull(squared.rsqrt(), share)])
+    means, products = zip(*((mean, sought @ columns) for mean, columns in layer.centred()), strict=True)
+    offset, pull = torch.cat(products, 1)
+    point = torch.cat(means) + offset
+    if (squared < RESOLVED * sums).any():
+        return Median(point, _residual(layer.filters, point, scale))
+    return Median(point, float(pull.norm()) / len(share))
 
-    Coordinates start at the filter nearest to the median, which may lie closer to it than sums of coordinates resolve.
-    """
-    origin = filters[(filters - point).norm(dim=1).argmin()]
-    _, sizes, axes = torch.linalg.svd(filters - origin, full_matrices=False)
+
+def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> tuple[Float64[Tensor, " d"], float]:
+    """Newton's method in the filters' own subspace, and its residual; a step is halved until the gradient shrinks."""
+    _, sizes, axes = torch.linalg.svd(filters, full_matrices=False)
     axes = axes[sizes > sizes[0] * _EPS]
-    rows, x = (filters - origin) @ axes.T, axes @ (point - origin)
+    rows, x = filters @ axes.T, axes @ point
 
     def derivatives(x: Float64[Tensor, " r"]) -> tuple[Float64[Tensor, " r"], Float64[Tensor, "r r"]]:
         away = rows - x
@@ -109,4 +171,4 @@ def _newton(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"]) -> 
         if better is None:
             break
         x, slope, curvature = better
-    return origin + x @ axes, float(slope.norm())
+    return x @ axes, float(slope.norm())

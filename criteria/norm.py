@@ -31,7 +31,7 @@ def gm(layer: Weights) -> Scores:
     Source:
         He et al. 2019, "Filter pruning via geometric median" (FPGM), equation 7.
     """
-    return layer.distances.sum(1)
+    return layer.distance_sums.clone()
 
 
 def fermat(layer: Weights) -> Scores:

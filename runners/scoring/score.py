@@ -86,26 +86,37 @@ def score(
         _check_weights(network, layer)
     traced = follow(network)
     seen = _seen(network, layers, single, images, batch_size)
-    columns: list[pd.DataFrame] = []
+    found: list[tuple[str, int, str, np.ndarray]] = []
     residuals: dict[str, float] = {}
     for index, layer in enumerate(layers, 1):
         views = _views(traced, channels, seen, layer)
         for name, criterion in single.items():
-            found = _scores(criterion, views, seen.state(layer, name))
-            if found is not None:
-                _check_scores(found, name, layer, len(channels.writes[layer]))
-                columns.append(
-                    pd.DataFrame(
-                        {"layer": layer, "index": index, "criterion": name, "filter": range(len(found)), "score": found}
-                    )
-                )
+            scores = _scores(criterion, views, seen.state(layer, name))
+            if scores is not None:
+                _check_scores(scores, name, layer, len(channels.writes[layer]))
+                found.append((layer, index, name, scores))
         if "median" in vars(views.get(Weights, seen)):
             residuals[layer] = views[Weights].median.residual
     _report(residuals)
-    table = pd.concat(columns, ignore_index=True) if columns else pd.DataFrame(columns=SCORE_COLUMNS)
+    table = _table(found) if found else pd.DataFrame(columns=SCORE_COLUMNS)
     ensembles = {name: each.members for name, each in criteria.items() if isinstance(each, Ensemble)}
     ranked = [mean_rank(table, members).assign(criterion=name) for name, members in ensembles.items()]
     return pd.concat([table, *ranked]).sort_values("index", kind="stable", ignore_index=True)[SCORE_COLUMNS]
+
+
+def _table(found: Sequence[tuple[str, int, str, np.ndarray]]) -> pd.DataFrame:
+    """One row a filter, from the scores of each layer by each criterion: in one piece, as small tables are slow to join."""
+    layers, indices, names, scores = zip(*found, strict=True)
+    lengths = [len(each) for each in scores]
+    return pd.DataFrame(
+        {
+            "layer": pd.Series(layers).repeat(lengths).array,
+            "index": np.repeat(indices, lengths),
+            "criterion": pd.Series(names).repeat(lengths).array,
+            "filter": np.concatenate([np.arange(length) for length in lengths]),
+            "score": np.concatenate(scores),
+        }
+    )
 
 
 def _seen(
