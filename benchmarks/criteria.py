@@ -35,8 +35,8 @@ from criteria.norm import gm  # noqa: E402
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
 from runners.data.resident import Images  # noqa: E402
-from runners.pruning.channels import trace_channels  # noqa: E402
-from runners.pruning.score import score  # noqa: E402
+from runners.scoring.score import score  # noqa: E402
+from runners.tracing.channels import trace_channels  # noqa: E402
 
 PAPERS = "l1 l2 gm fermat bn_gamma bn_beta taylor_l1 taylor_l2 apoz entropy repr random".split()
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -265,6 +265,7 @@ def test_interruption_by_hand_is_one_line(tmp_path: Path, command: Command, monk
     assert json.loads(status.read_text())["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     line = f"{sys.executable} {ROOT / 'run.py'} outputs={tmp_path} {' '.join(TINY)} runner=score_only"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {line} | head -1"], capture_output=True, text=True)

@@ -270,6 +270,7 @@ def test_a_run_its_rerun_and_what_it_shares(command: Command, tmp_path: Path) ->
     assert pd.read_csv(other.folder / "random_pruning.csv")["n_correct"].tolist() == found["n_correct"][:2].tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_more_repeats_go_on_from_those_there_are(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(what: str) -> None:
         if "draw0_seed1" in what:

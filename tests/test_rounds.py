@@ -120,6 +120,7 @@ def test_a_stretched_recipe_takes_as_many_times_longer() -> None:
     assert [stretched(cosine, 2).rate(2 * t) for t in times] == pytest.approx([cosine.rate(t) for t in times])
 
 
+@pytest.mark.slow
 def test_from_scratch_trains_new_weights_in_the_pruned_shape(command: Command) -> None:
     found = {}
     for after in ("finetune", "scratch_e", "scratch_b"):

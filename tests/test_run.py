@@ -126,6 +126,7 @@ def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path:
     assert evaluate(recalibrate(pruned, splits.test), splits.test).loss_nats != pytest.approx(loss, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_arithmetic_is_exact_and_other_images_have_another_key(command: Command) -> None:
     first = command(*TINY, "recipe.epochs=0", "finetune.epochs=0")
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
@@ -145,6 +146,7 @@ def test_a_failed_repetition_leaves_the_finished_run(command: Command) -> None:
     assert {path: path.read_bytes() for path in first.folder.rglob("*.*") if path.name != "run.log"} == before
 
 
+@pytest.mark.slow
 def test_a_run_whose_tables_were_deleted_is_made_again(command: Command) -> None:
     first = command(*TINY)
     (first.folder / "accuracy.csv").unlink()

@@ -52,6 +52,7 @@ def test_every_row_is_one_layer_pruned_alone(command: Command, tmp_path: Path) -
     assert len(pd.read_csv(again.folder / "sensitivity.csv")) == 16
 
 
+@pytest.mark.slow
 def test_the_same_result_is_taken_from_the_store_and_the_ratio_is_of_no_account(command: Command) -> None:
     first = command(*TINY, "recipe.epochs=0")
     second = command(*TINY, "recipe.epochs=0", "preset=resnet56_b", "skip=[]", "rounding=floor_pruned")

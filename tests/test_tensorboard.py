@@ -41,6 +41,7 @@ def test_curves_are_the_history_whether_trained_or_reused(command: Command) -> N
     assert_curves_are_the_history(reused.folder)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_unless_asked_for(command: Command) -> None:
     assert not (command(*TINY, "tensorboard=false").folder / "tensorboard").exists()
 
