@@ -68,6 +68,8 @@ def slower_than_its_macs(accuracy: pd.DataFrame) -> str:
 
 
 def _selection(selection: pd.DataFrame) -> str:
+    if "round" in selection:  # the last one's counts are of the original filters
+        selection = selection[selection["round"] == selection["round"].max()]
     ranked = selection[selection["note"] == ""]
     gone, before = int((ranked["before"] - ranked["after"]).sum()), int(ranked["before"].sum())
     floor = int(selection["floor_hit"].sum())

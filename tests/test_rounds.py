@@ -85,6 +85,7 @@ def test_rounds_of_unchanged_scores_are_one_shot(rule: Rule) -> None:
 def test_iterative_is_rounds_of_score_prune_and_fine_tune(command: Command) -> None:
     ended = command(*TINY, "runner=iterative", "runner.rounds=2", "ratio=0.5")
     assert ended.code == 0, ended.err
+    assert "Removed 168 of 336 filters of 9 ranked layers (of 19)." in ended.out
     accuracy = pd.read_csv(ended.folder / "accuracy.csv")
     assert accuracy["stage"].tolist() == ["trained", "pruned_1", "tuned_1", "pruned_2", "tuned_2"]
     assert accuracy["epochs"].tolist() == [1, 1, 2, 2, 3]
