@@ -167,7 +167,7 @@ def test_replayed_steps_give_the_bits_of_launched_ones(
 def test_a_step_of_every_network_of_ours_can_be_captured(make: Callable[..., nn.Module], place: Place, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = make(num_classes=3, in_channels=2).to(place.device)
-    recipe = replace(RECIPE, batch_size=25, epochs=3)
+    recipe = replace(RECIPE, batch_size=25, epochs=2)
     engines = {"launched": Engine("bf16"), "replayed": Engine("bf16", capture=place.capture)}
     found = [train(tmp_path / name, place.device, engine, network=network, recipe=recipe) for name, engine in engines.items()]
     assert same(*found)

@@ -231,6 +231,7 @@ def test_the_figure_draws_every_repeat() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["filters", "seeds"]
 
 
+@pytest.mark.slow
 def test_a_run_its_rerun_and_what_it_shares(command: Command, tmp_path: Path) -> None:
     ended = command(*TINY, "criterion=l2")
     assert ended.code == 0 and ended.err == ""

@@ -208,6 +208,7 @@ def test_score_only_stops_before_pruning(command: Command) -> None:
     assert ended.folder.name.startswith("fake-resnet20-score_only-seed0-")
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_once(command: Command, tmp_path: Path) -> None:
     ended = command("--multirun", *TINY, "criterion=l1,fermat", "ratio=0.3,0.5")
     assert ended.code == 0
@@ -223,6 +224,7 @@ def test_one_failed_job_does_not_stop_a_sweep(command: Command) -> None:
     assert ended.folder.name.startswith("fake-resnet20-l1-0.5-")
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_start_another(command: Command, tmp_path: Path) -> None:
     first = command(*TINY)
     [trained] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
@@ -232,6 +234,7 @@ def test_weights_of_a_run_start_another(command: Command, tmp_path: Path) -> Non
     assert a["loss_nats"].tolist() == b["loss_nats"].tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_stage(command: Command, tmp_path: Path) -> None:
     arguments = [*TINY, "finetune.epochs=10000", f"outputs={tmp_path / 'outputs'}"]
     process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *arguments], stdout=subprocess.PIPE, text=True)

@@ -24,6 +24,7 @@ TINY = ("runner=sensitivity", "dataset=fake", "model=resnet20", "recipe.epochs=1
 FIRST = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)]
 
 
+@pytest.mark.slow
 def test_every_row_is_one_layer_pruned_alone(command: Command, tmp_path: Path) -> None:
     ended = command(*TINY, "criterion=l2")
     assert ended.code == 0 and ended.err == ""
