@@ -32,6 +32,7 @@ from runners.storage.store import Store
 from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
+from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
 from runners.training.tensorboard import Watch, tensorboard, unwatched
 
@@ -241,10 +242,9 @@ class Parts:
     @cached_property
     def engine(self) -> Engine:
         """How training steps are computed."""
-        asked = self.values["precision"]
-        precision = asked if asked != "auto" else "bf16" if _has_bf16(self.device) else "fp32"
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
-        return Engine(precision, compiled=self.values["compile"], capture=cuda_graph if captured else None)
+        found = precision(self.values["precision"], self.model, self.splits.example)
+        return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:
@@ -263,14 +263,6 @@ def _device(name: str) -> torch.device:
             "try device=cpu"
         )
     return device
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 natively (elsewhere it is slower than fp32)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _prepare_torch() -> None:
