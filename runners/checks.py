@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from runners.errors import ConfigError
@@ -127,6 +127,7 @@ CHECKS: tuple[Check, ...] = (
     ("tensorboard", _one_of(True, False), "true or false", "tensorboard=true"),
     ("rerun", _one_of(True, False), "true or false", "rerun=true"),
     ("debug", _one_of(True, False), "true or false", "debug=true"),
+    ("allow_code_drift", _one_of(True, False), "true or false", "allow_code_drift=true"),
     (
         "dataset.score_share",
         lambda v: _number(v) and 0 < v <= 1,
@@ -211,6 +212,32 @@ CRITERION_CHECKS: tuple[Check, ...] = (
     ),
 )
 
+# Of the launchers of sweeps.
+LAUNCHER_CHECKS: tuple[Check, ...] = (
+    (
+        "hydra.launcher.devices",
+        lambda v: v in ("auto", "cpu") or isinstance(v, list) and bool(v) and all(map(_whole(0), v)),
+        "auto, cpu, or a list of GPUs counted from 0",
+        "hydra.launcher.devices=[0,1]",
+    ),
+    ("hydra.launcher.per_device", _whole(1), "a whole number from 1 on", "hydra.launcher.per_device=4"),
+    ("hydra.launcher.retries", _whole(0), "a whole number from 0 on", "hydra.launcher.retries=2"),
+)
+
+
+def check_launcher(launcher: Mapping[str, Any], device: Any) -> None:
+    """Checks the options of a sweep's launcher, and that jobs leave the choice of a GPU to it.
+
+    Raises:
+        ConfigError: the first value outside its range.
+    """
+    _check({"hydra": {"launcher": launcher}}, LAUNCHER_CHECKS)
+    if "per_device" in launcher and str(device).startswith("cuda:"):
+        raise ConfigError(
+            f"device={device}: the jobs of a sweep are given their GPUs, and each sees one; auto, cpu or cuda are allowed; "
+            f"try hydra.launcher.devices=[{str(device).removeprefix('cuda:')}]"
+        )
+
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Checks every value that has a range; a key that the config does not have is not needed by it.
@@ -224,7 +251,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         for section in criteria
         for key, right, allowed, example in CRITERION_CHECKS
     ]
-    for key, right, allowed, example in (*CHECKS, *of_criteria):
+    _check(config, (*CHECKS, *of_criteria))
+    for contradicts, what, fix in CONFLICTS:
+        if contradicts(config):
+            raise ConfigError(f"{what}; {fix}")
+
+
+def _check(config: Mapping[str, Any], checks: Iterable[Check]) -> None:
+    for key, right, allowed, example in checks:
         *sections, rest = key.split(".")
         section = ".".join(sections)
         place: Any = config
@@ -235,6 +269,3 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")
         if rest in place and not right(value := place[rest]):
             raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
-    for contradicts, what, fix in CONFLICTS:
-        if contradicts(config):
-            raise ConfigError(f"{what}; {fix}")

@@ -21,6 +21,7 @@ from runners.gate import CONF, check_arguments, resolved
 from runners.storage import folder as run_folder
 from runners.storage.interruption import Preempted, listen, requested
 from runners.storage.keys import run_name
+from runners.sweeping.child import check_code, follow_parent
 
 UNEXPECTED = 1
 
@@ -69,6 +70,8 @@ def run(config: DictConfig, root: Path) -> int:
     warnings.filterwarnings("ignore")
     logging.raiseExceptions = False  # a closed pipe ends the lines, not the run
     try:
+        follow_parent()
+        check_code(root, allow_drift=config.allow_code_drift)
         from runners.build import execute
 
         execute(config, values, folder, root)

@@ -3,23 +3,26 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runners.checks import check_config
+from runners.checks import check_config, check_launcher
 from runners.errors import ConfigError, ResourceError, UserError
+from runners.storage.keys import run_name
+from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
 
 CONF = Path(__file__).parents[1] / "conf"
+# The jobs of the sweep that this process has begun.
+PLANNED: list[Job] = []
 GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
 
 
@@ -29,9 +32,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first such key.
     """
-    top: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    groups = [group for entry in top["defaults"] if isinstance(entry, dict) for group in entry]
-    known = set(top) - {"defaults"} | {group.split("@")[-1] for group in groups}
+    groups = [group for entry in _file("config.yaml")["defaults"] if isinstance(entry, dict) for group in entry]
+    known = set(_file("config.yaml")) - {"defaults"} | {group.split("@")[-1] for group in groups}
     if unknown := sorted(set(config) - known):
         raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
 
@@ -43,17 +45,24 @@ def check_section_keys(config: Mapping[str, Any]) -> None:
         ConfigError: the first such key.
     """
     known_in = {
-        "recipe": (CONF / "recipe").glob("*.yaml"),
-        "finetune": (CONF / "recipe").glob("*.yaml"),
-        "dataset": (CONF / "dataset").glob(f"{config['names']['dataset']}.yaml"),
+        "recipe": [f"recipe/{name}.yaml" for name in options("recipe")],
+        "finetune": [f"recipe/{name}.yaml" for name in options("recipe")],
+        "dataset": [f"dataset/{config['names']['dataset']}.yaml"],
     }
     for section, files in known_in.items():
-        known = {str(key) for file in files for key in OmegaConf.load(file)}
+        known = {key for file in files for key in _file(file)}
         if unknown := sorted(set(config[section]) - known):
             raise ConfigError(
                 f"{section}.{unknown[0]} is no option; {section} takes {', '.join(sorted(known - {'defaults', '_target_'}))}; "
                 f"leave +{section}.{unknown[0]} out"
             )
+
+
+@cache
+def _file(name: str) -> dict[str, Any]:
+    """A YAML below conf/ as it stands there; empty if there is none."""
+    path = CONF / name
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
 
 
 def check_arguments(arguments: Sequence[str]) -> list[str]:
@@ -87,6 +96,13 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     return ordered
 
 
+def config_flags(arguments: Sequence[str]) -> list[str]:
+    """Of a command line, the flags that say where configs lie, for the jobs of a sweep."""
+    given = vars(get_args_parser().parse_args(list(arguments)))
+    named = {flag: given[flag] for flag in ("config_path", "config_name", "config_dir") if given[flag]}
+    return [f"--{flag.replace('_', '-')}={value}" for flag, value in named.items()]
+
+
 def _refuse_flags(message: str) -> NoReturn:
     raise ConfigError(f"{message}; flags are those of --help, and all else is key=value; put flags before the overrides")
 
@@ -117,24 +133,59 @@ class Gate(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the config of a single run."""
-        _pass_or_exit(config, lambda: [config])
+        with _one_line():
+            HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
+            check(config)
+            _check_folders(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks the configs of all jobs of a sweep."""
-        _pass_or_exit(config, lambda: _jobs(config))
+        """Checks the configs of all jobs of a sweep, and notes them for the launcher."""
+        with _one_line():
+            plan(config)
+            _check_folders(config)
 
 
-def _pass_or_exit(first: DictConfig, configs: Callable[[], list[DictConfig]]) -> None:
+def check(config: DictConfig) -> dict[str, Any]:
+    """The resolved config of one run.
+
+    Raises:
+        ConfigError: whatever is wrong with it.
+    """
+    values = resolved(config)
+    check_keys(values)
+    check_config(values)
+    check_section_keys(values)
+    return values
+
+
+def plan(config: DictConfig) -> list[Job]:
+    """Composes and checks every job of a sweep; a run that the grid names twice is one job.
+
+    Raises:
+        ConfigError: whatever is wrong with the first job that cannot be run.
+    """
+    check_launcher(cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher)), config.device)
+    grid = unfolded(config)
+    compose, options = composer(config), varied(grid)
+    found: dict[str, Job] = {}
+    for overrides in grid:
+        composed = compose(overrides)
+        values = check(composed)
+        name = run_name(values)
+        here = {option: value_of(composed, overrides, option) for option in options}
+        found.setdefault(name, Job(len(found), overrides, here, name, Path(values["outputs"]).absolute() / name))
+    HydraConfig.instance().set_config(config)
+    PLANNED[:] = found.values()
+    if twice := len(grid) - len(found):
+        print(f"{twice} of {len(grid)} jobs are the same as others and run once.")
+    return PLANNED
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
     """Hydra turns exceptions of callbacks into warnings; only SystemExit gets through."""
     try:
-        for config in configs():
-            HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
-            values = resolved(config)
-            check_keys(values)
-            check_config(values)
-            check_section_keys(values)
-        for key in ("outputs", "store"):
-            check_writable(key, Path(str(first[key])))
+        yield
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
@@ -145,14 +196,9 @@ def _pass_or_exit(first: DictConfig, configs: Callable[[], list[DictConfig]]) ->
         raise SystemExit(2) from None
 
 
-def _jobs(config: DictConfig) -> list[DictConfig]:
-    """One config a job, as the sweeper will make them."""
-    loader = GlobalHydra.instance().config_loader()
-    params = config.hydra.sweeper.get("params") or {}
-    overrides = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [loader.load_sweep_config(config, job) for batch in batches for job in batch]
+def _check_folders(config: DictConfig) -> None:
+    for key in ("outputs", "store"):
+        check_writable(key, Path(str(config[key])))
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support import ROOT
 
 PURE = ("criteria", "models", "analysis")
-ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage")
+ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage", "sweeping")
 # Room -> the other rooms it may use.
 MAY_USE = {
     "data": (),
@@ -21,6 +21,7 @@ MAY_USE = {
     "scoring": ("data", "tracing"),
     "selection": ("data", "tracing"),
     "pruning": ("tracing", "selection", "storage"),
+    "sweeping": ("storage",),
 }
 BEFORE_TORCH = (
     "runners.cli",
@@ -29,6 +30,10 @@ BEFORE_TORCH = (
     "runners.storage.keys",
     "runners.storage.folder",
     "runners.storage.files",
+    "runners.storage.code",
+    "runners.sweeping.local",
+    "hydra_plugins.prunescope.slots",
+    "hydra_plugins.prunescope.grid",
 )
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"torch.load", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load", "pd.read_pickle", "pandas.read_pickle"}
@@ -107,7 +112,9 @@ def reaches_torch(files: dict[str, str], start: str) -> list[str]:
     waiting, seen = [[module] for module in parents], set(parents)
     while waiting:
         chain = waiting.pop()
-        path = by_module[chain[-1]]
+        path = by_module.get(chain[-1])
+        if path is None:  # a namespace
+            continue
         for used in imported(path, at_import(ast.parse(files[path]))):
             if used.split(".")[0] in ("torch", "torchvision", "timm"):
                 return [*chain, used]

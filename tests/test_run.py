@@ -210,7 +210,7 @@ def test_score_only_stops_before_pruning(command: Command) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_trains_once(command: Command, tmp_path: Path) -> None:
-    ended = command("--multirun", *TINY, "criterion=l1,fermat", "ratio=0.3,0.5")
+    ended = command("--multirun", "hydra/launcher=basic", *TINY, "criterion=l1,fermat", "ratio=0.3,0.5")
     assert ended.code == 0
     folders = [line for line in ended.out.splitlines() if line.startswith(str(tmp_path / "outputs" / "fake-"))]
     assert len(set(folders)) == 4
@@ -218,7 +218,7 @@ def test_a_sweep_trains_once(command: Command, tmp_path: Path) -> None:
 
 
 def test_one_failed_job_does_not_stop_a_sweep(command: Command) -> None:
-    ended = command("--multirun", *TINY, "finetune.batch_size=63,64")
+    ended = command("--multirun", "hydra/launcher=basic", *TINY, "finetune.batch_size=63,64")
     assert ended.code == 7
     assert ended.err.count("error: finetune.batch_size=63 leaves a last batch of one image") == 1
     assert ended.folder.name.startswith("fake-resnet20-l1-0.5-")

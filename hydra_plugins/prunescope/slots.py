@@ -1,0 +1,48 @@
+"""The launcher of a machine's own slots."""
+
+import sys
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from runners.gate import CONF, PLANNED, config_flags
+from runners.sweeping.local import run_here
+
+
+class SlotsLauncher(Launcher):
+    """Every job a process of its own, so many at a time on each device.
+
+    Args:
+        devices: `auto` is every visible GPU, else the CPU; `cpu`; or a list of GPUs.
+        per_device: jobs at a time on each.
+        retries: how often a job is started again that was preempted or killed.
+    """
+
+    def __init__(self, devices: str | Sequence[int], per_device: int, retries: int) -> None:
+        self.devices, self.per_device, self.retries = devices, per_device, retries
+        self.config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Notes the config of the sweep."""
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs the planned jobs.
+
+        Raises:
+            UserError: some jobs failed, or a signal stopped the sweep.
+        """
+        assert self.config is not None
+        run_here(
+            PLANNED,
+            self.config,
+            CONF.parent,
+            flags=config_flags(sys.argv[1:]),
+            devices=self.devices,
+            per_device=self.per_device,
+            retries=self.retries,
+        )
+        return []

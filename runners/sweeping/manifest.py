@@ -1,0 +1,41 @@
+"""The folder of a sweep: which jobs it has and which code began it, for whoever looks at it later."""
+
+import time
+from collections.abc import Mapping, Sequence
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from runners.storage.files import write_json
+from runners.storage.keys import digest
+from runners.sweeping.jobs import Job
+
+MANIFEST, VERSION = "sweep.json", 1
+
+
+def sweep_folder(outputs: Path, jobs: Sequence[Job], experiment: str | None) -> Path:
+    """`outputs/sweeps/<words>-<hash of the jobs>`: the same jobs find the same folder again."""
+    words = experiment or "-".join(key.split(".")[-1] for key in jobs[0].values) or "one"
+    return outputs / "sweeps" / f"{words[:60]}-{digest([job.name for job in jobs])[:10]}"
+
+
+def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Mapping[str, Any]) -> None:
+    """Writes `sweep.json`, before the first job starts.
+
+    Raises:
+        ResourceError: the folder does not take files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [
+        {
+            "number": job.number,
+            "overrides": job.overrides,
+            "name": job.name,
+            "folder": relpath(job.folder, folder),
+            "values": job.values,
+        }
+        for job in jobs
+    ]
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    found = {"version": VERSION, "command": list(command), "started": started, "code": code, "jobs": listed}
+    write_json(folder / MANIFEST, found)

@@ -1,0 +1,129 @@
+"""Jobs as processes, so many at a time: what each needs to start, and what becomes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runners.storage.interruption import Preempted, requested
+from runners.sweeping.devices import Slot
+from runners.sweeping.jobs import Job
+
+POLL_SECONDS, GRACE_SECONDS = 0.1, 120.0
+# Ends that say nothing against trying again: preempted with the state saved.
+TRY_AGAIN = (Preempted.exit_code,)
+# What a job's process is told by whoever started it.
+PARENT, SOURCES = "PRUNESCOPE_PARENT", "PRUNESCOPE_SOURCES"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: 0 done, minus the number of the signal that killed it, or an exit code."""
+
+    job: Job
+    code: int
+    seconds: float
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+
+
+def command(root: Path, job: Job, flags: Sequence[str]) -> list[str]:
+    """The command line of one job's own process."""
+    own = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(job.folder)}", "hydra/job_logging=job"]
+    return [sys.executable, str(root / "run.py"), *flags, *job.overrides, *own]
+
+
+def run_all(
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    *,
+    start: Callable[[Job, Slot], "subprocess.Popen[bytes]"],
+    tell: Callable[[Outcome], None],
+    retries: int,
+) -> list[Outcome]:
+    """Runs every job in some slot and returns how they ended, in the order of their ends; one that fails stops no other.
+
+    Raises:
+        Preempted: a signal asked this process to stop; the jobs were told, and have saved their states.
+        KeyboardInterrupt: Ctrl-C; likewise.
+    """
+    waiting, free = list(jobs), list(slots)
+    running: list[_Running] = []
+    ended: list[Outcome] = []
+    left = {job.name: retries for job in jobs}
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, slot = waiting.pop(0), free.pop(0)
+                running.append(_Running(job, slot, start(job, slot)))
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                free.append(one.slot)
+                code = one.process.returncode
+                if (code in TRY_AGAIN or code < 0) and left[one.job.name] > 0 and not requested():
+                    left[one.job.name] -= 1
+                    waiting.append(one.job)
+                    continue
+                ended.append(Outcome(one.job, code, time.monotonic() - one.started))
+                tell(ended[-1])
+            if name := requested():
+                raise Preempted(f"{name} came; {len(running)} jobs were told to stop; give the same command to go on")
+            time.sleep(POLL_SECONDS)
+    finally:
+        _stop([one.process for one in running])
+    return ended
+
+
+def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Callable[[Job, Slot], "subprocess.Popen[bytes]"]:
+    """What starts a job: its output goes to `run.log`, and signals reach it through its parent alone."""
+
+    def start(job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
+        job.folder.mkdir(parents=True, exist_ok=True)
+        told = {**os.environ, **environment, **slot.environment, PARENT: str(os.getpid())}
+        with (job.folder / "run.log").open("ab") as log:
+            return subprocess.Popen(
+                command(root, job, flags),
+                env=told,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    return start
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Asks processes to save and end, and ends those that do not; Ctrl-C ends the patience."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    until = time.monotonic() + GRACE_SECONDS
+    try:
+        while any(process.poll() is None for process in processes) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+
+
+def _quoted(path: Path) -> str:
+    """A path as Hydra's grammar takes any."""
+    escaped = str(path).replace("'", "\\'")
+    return f"'{escaped}'"
