@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import SupportsFloat
 
 import pandas as pd
 
@@ -23,13 +24,13 @@ def repeats(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
     """
     names = [f"{column}_{what}" for column in columns for what in ("mean", "sd", "n")]
     rows = [
-        (*key, *(value for column in columns for value in mean_sd_n(part[column])))
+        (*key, *(value for column in columns for value in mean_sd_n(part[column].astype(float))))
         for key, part in table.groupby(list(by), sort=False, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*by, *names])
 
 
-def mean_sd_n(values: Iterable[float]) -> tuple[float, float, int]:
+def mean_sd_n(values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
     """Mean and standard deviation (of a sample, n - 1) of the values that are not nan, and their number n.
 
     The mean is nan without values, the standard deviation with fewer than two. Sums are exact: the order of the values
@@ -38,7 +39,7 @@ def mean_sd_n(values: Iterable[float]) -> tuple[float, float, int]:
     Raises:
         ValueError: an infinite value.
     """
-    known = [float(value) for value in values if not pd.isna(value)]
+    known = [value for value in map(float, values) if not math.isnan(value)]
     if any(math.isinf(value) for value in known):
         raise ValueError("an infinite value has no deviation from a mean; values must be finite, or nan to be left out")
     mean = statistics.mean(known) if known else math.nan

@@ -1,6 +1,7 @@
 """The manifest of a sweep: which jobs it has, and where each runs."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def find_sweep(given: str | None, outputs: str) -> Path:
     """
     known = Path(outputs) / SWEEPS
     for place in [known] if given is None else [Path(given), known / given]:
-        if _is_file(place / MANIFEST):
+        if os.path.isfile(place / MANIFEST):
             return place
         if found := sweeps_below(place):
             return found[0]
@@ -63,7 +64,8 @@ def find_sweep(given: str | None, outputs: str) -> Path:
 
 def sweeps_below(folder: Path) -> list[Path]:
     """The sweeps in a folder and in its `sweeps/`, newest first."""
-    manifests = [path for place in (folder, folder / SWEEPS) if place.is_dir() for path in place.glob(f"*/{MANIFEST}")]
+    # os.path has an answer for names that are too long, too.
+    manifests = [path for place in (folder, folder / SWEEPS) if os.path.isdir(place) for path in place.glob(f"*/{MANIFEST}")]
     return [path.parent for path in sorted(manifests, key=lambda path: (-_modified(path), path.parent.name))]
 
 
@@ -74,7 +76,7 @@ def read_sweep(folder: Path) -> Sweep:
         ConfigError: there is none, it is damaged, or a newer version wrote it.
     """
     path = folder / MANIFEST
-    if not _is_file(path):
+    if not os.path.isfile(path):
         raise _no_sweep(folder, sweeps_below(folder) or sweeps_below(folder.parent))
     try:
         found = read_object(path)
@@ -154,13 +156,6 @@ def _no_sweep(folder: Path, others: list[Path]) -> ConfigError:
     more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
     advice = f"newest first, there are {listed}{more}" if others else "start one with --multirun"
     return ConfigError(f"no sweep is in {folder}; the folder of a sweep holds {MANIFEST}; {advice}; give one as sweep=DIR")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be read
-        return False
 
 
 def _modified(path: Path) -> int:
