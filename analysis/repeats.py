@@ -59,12 +59,9 @@ def layer_means(spearman: pd.DataFrame) -> pd.DataFrame:
         One row a pair (`LAYER_MEANS_COLUMNS`), in order of appearance. Layers without a rho are left out of the mean, and
         counted in `n_empty`. `rho` is nan if no layer has one.
     """
-    rows: list[tuple[object, ...]] = []
-    for (a, b), part in spearman.groupby(PAIR, sort=False):
-        rho = part["rho"].dropna().tolist()
-        mean = math.fsum(rho) / len(rho) if rho else math.nan
-        rows.append((a, b, mean, len(part), len(part) - len(rho)))
-    return pd.DataFrame(rows, columns=LAYER_MEANS_COLUMNS)
+    rho = spearman.groupby(PAIR, sort=False)["rho"]
+    table = pd.DataFrame({"rho": rho.mean(), "n_layers": rho.size(), "n_empty": rho.size() - rho.count()})
+    return table.reset_index()[LAYER_MEANS_COLUMNS]
 
 
 def empty_layers(spearman: pd.DataFrame) -> pd.DataFrame:
