@@ -122,7 +122,7 @@ def listed(jobs: Sequence[str]) -> str:
 def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:
     """How many classes there are, and each with its jobs."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for each in done:
+    for each in sorted(done, key=lambda each: each.job.number):
         found[of(each)].append(str(each.job.number))
     if len(found) == 1:
         return f"1: {next(iter(found))}"

@@ -27,8 +27,8 @@ from runners.storage.files import write_atomic
 METRIC = "top1_pct"
 MOST_LISTED = 20
 NOT_REPRODUCIBLE = (
-    "`latency_ms` in `rows.csv` is measured, and is the one number that a second run of the same job does not repeat. Rows of "
-    "one numerics class repeat bit for bit, others to within rounding."
+    "`latency_ms` in `rows.csv` is measured: it is the one column that no second run repeats. All others can be expected to "
+    "repeat bit for bit within a numerics class only."
 )
 
 
