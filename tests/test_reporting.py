@@ -404,6 +404,8 @@ def test_status_is_read_afresh(seven: Path) -> None:
     log = seven.parents[1] / "l1-0.2" / "run.log"
     log.write_text("Loading\n")
     assert "  Loading; since 2026" in status.status(seven)
+    log.write_text("x" * 100_000)
+    assert max(map(len, status.status(seven).splitlines())) < 400
     log.unlink()
     assert "ratio=0.2   since 2026" in status.status(seven)
     shutil.rmtree(seven.parents[1] / "l1-0.1")
@@ -477,6 +479,14 @@ def test_spearman_by_hand(tmp_path: Path) -> None:
         # 0.5 and 0.625: mean 0.5625, deviation 0.125 / sqrt(2)
         f"l1,0.1,l1,l2,2,0.5625,{math.sqrt(0.125**2 / 2)!r},2,7,3,constant scores: 2; fewer than 3 filters: 1",
     ]
+
+
+def test_names_that_read_like_nothing_are_names(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [{}])
+    finish(tmp_path, {}, facts(), RHO.replace("l1", "nan").replace("0.75", ""))
+    report.report(sweep)
+    what = ("criterion_a", "criterion_b", "rho_mean", "n_empty", "note")
+    assert column(sweep / "spearman.csv", *what) == [("nan", "l2", "0.25", "1", "no reason given: 1")]
 
 
 def test_one_seed_has_no_deviation_and_nan_is_left_out(tmp_path: Path) -> None:
@@ -677,6 +687,7 @@ HOSTILE = [
     "+1+1",
     "-2",
     "@SUM(A1)",
+    " =1",
     "\t=1",
     "\x1b[31mred\x07",
     "<script>alert(1)</script>",

@@ -9,13 +9,13 @@ from typing import Any
 from runners.errors import StoreError
 from runners.reporting.escapes import plain, shown
 from runners.reporting.sweep import Job
-from runners.storage.keys import BOOKKEEPING, RULE, STAGES
+from runners.storage.keys import BOOKKEEPING, STAGES
 
 MOST_LISTED = 10
 TRAINING = ("dataset", "trained", "given")
 # Options that change nothing up to the trained network; any other that a sweep varies may.
 AFTER_TRAINING = (
-    {"criterion", "criteria", "preset", "runner", "reports", "after", *RULE, *BOOKKEEPING}
+    {"criterion", "criteria", "preset", "runner", "reports", "after", *BOOKKEEPING}
     | {section for name, stage in STAGES.items() if name not in TRAINING for section in stage.sections}
 ) - {section for name in TRAINING for section in STAGES[name].sections}
 

@@ -81,10 +81,10 @@ def groups_of(jobs: Iterable[Job]) -> Groups:
 
 
 def rows_table(done: Sequence[Finished], groups: Groups) -> Table:
-    """One row a job and stage: what is varied, the seed, and all columns of `accuracy.csv`; by the jobs' names."""
+    """One row a job and stage, in the order of `done`: what is varied, the seed, and all columns of `accuracy.csv`."""
     rows = [
         {**each.job.values, **_given(row, each.job.values), "run": each.job.name, SEED: each.facts[SEED]}
-        for each in sorted(done, key=lambda each: each.job.name)
+        for each in done
         for row in each.facts["accuracy"]
     ]
     columns = dict.fromkeys(["run", *groups.keys, SEED, STAGE, *(column for row in rows for column in row)])
@@ -98,7 +98,7 @@ def summary_table(done: Sequence[Finished], groups: Groups) -> Table:
     """
     measured = [
         {GROUP: groups.of[each.job.name], **row}
-        for each in sorted(done, key=lambda each: (groups.of[each.job.name], each.job.name))
+        for each in sorted(done, key=lambda each: groups.of[each.job.name])
         for row in each.facts["accuracy"]
     ]
     metrics = [name for name in METRICS if any(row.get(name) is not None for row in measured)]
