@@ -424,6 +424,10 @@ def test_a_job_without_accuracy_shows_that(tmp_path: Path) -> None:
     assert "0  done     only  top-1 none (tuned), 27.0 s" in status.status(sweep)
 
 
+def test_nothing_is_shown_as_the_command_line_has_it(tmp_path: Path) -> None:
+    assert "0  missing  preset=null  has not begun" in status.status(make_sweep(tmp_path, [{"preset": None}]))
+
+
 def test_the_command_is_quoted_for_a_shell(seven: Path) -> None:
     change(seven / "sweep.json", command=["run.py", "--multirun", "ratio={a:0.5,*:0}", "name=it's $HOME"])
     assert status.status(seven).splitlines()[-1] == """python run.py --multirun 'ratio={a:0.5,*:0}' 'name=it'"'"'s $HOME'"""

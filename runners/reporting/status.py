@@ -46,7 +46,8 @@ def status(sweep: Path) -> str:
 
 def varies(job: Job) -> str:
     """What tells a job from the others of its sweep: `criterion=l1 ratio=0.1`; its name if nothing does."""
-    return " ".join(f"{plain(key)}={shown(value)}" for key, value in job.values.items()) or plain(job.name)
+    values = {key: "null" if value is None else shown(value) for key, value in job.values.items()}
+    return " ".join(f"{plain(key)}={value}" for key, value in values.items()) or plain(job.name)
 
 
 def go_on(sweep: Sweep) -> str:
