@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runners.checks import check_config, check_launcher
 from runners.errors import ConfigError, ResourceError, UserError
+from runners.looking import look
 from runners.storage.keys import run_name
 from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
 
@@ -132,10 +133,13 @@ class Gate(Callback):
     """Hydra's earliest hooks: a wrong config ends here, with one line, exit code 2, and no folder made."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Checks the config of a single run."""
+        """Checks the config of a single run; one that only looks at others is done here, before Hydra makes a folder for it."""
         with _one_line():
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
-            check(config)
+            values = check(config)
+            if values["runner"].get("looks"):
+                print(look(values))
+                raise SystemExit(0)
             _check_folders(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -171,6 +175,9 @@ def plan(config: DictConfig) -> list[Job]:
     for overrides in grid:
         composed = compose(overrides)
         values = check(composed)
+        if values["runner"].get("looks"):
+            about = values["names"]["runner"]
+            raise ConfigError(f"runner={about} only looks at others' runs; no sweep is made of it; add hydra.mode=RUN")
         name = run_name(values)
         here = {option: value_of(composed, overrides, option) for option in options}
         found.setdefault(name, Job(len(found), overrides, here, name, Path(values["outputs"]).absolute() / name))

@@ -11,7 +11,7 @@ import pytest
 from support import ROOT
 
 PURE = ("criteria", "models", "analysis")
-ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage", "sweeping")
+ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage", "sweeping", "reporting")
 # Room -> the other rooms it may use.
 MAY_USE = {
     "data": (),
@@ -22,6 +22,7 @@ MAY_USE = {
     "selection": ("data", "tracing"),
     "pruning": ("tracing", "selection", "storage"),
     "sweeping": ("storage",),
+    "reporting": ("storage", "sweeping"),
 }
 BEFORE_TORCH = (
     "runners.cli",
@@ -34,7 +35,10 @@ BEFORE_TORCH = (
     "runners.sweeping.local",
     "hydra_plugins.prunescope.slots",
     "hydra_plugins.prunescope.grid",
+    "runners.reporting.sweep",
+    "runners.reporting.status",
 )
+WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"torch.load", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load", "pd.read_pickle", "pandas.read_pickle"}
 READS_WEIGHTS = ("runners/storage/weights.py", "runners/storage/resume.py")
@@ -165,6 +169,8 @@ def test_imports_point_one_way() -> None:
         ("runners/pruning/new.py", "import runners.training.fit as fit"),
         ("runners/pruning/new.py", "from runners.build import Parts"),
         ("runners/pruning/new.py", "from runners import build"),
+        ("runners/reporting/new.py", "from runners.training.fit import fit"),
+        ("runners/storage/new.py", "from runners.reporting import status"),
         ("runners/one_shot.py", "from run import ROOT"),
         ("runners/errors.py", "from runners.data import splits"),
         ("runners/errors.py", "import runners.results"),
@@ -177,8 +183,8 @@ def test_a_forbidden_import_is_found(path: str, text: str) -> None:
     assert forbidden_imports(files | {path: text}), text
 
 
-@pytest.mark.parametrize("module", BEFORE_TORCH)
-def test_what_runs_before_the_gate_imports_no_torch(module: str) -> None:
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_runs_before_the_gate_or_makes_tables_imports_no_torch(module: str) -> None:
     assert reaches_torch(sources(), module) == []
 
 
@@ -195,6 +201,12 @@ def test_torch_is_really_not_there_before_the_gate() -> None:
     program = f"import sys, {', '.join(BEFORE_TORCH)}\nprint(sorted({{'torch', 'pandas', 'scipy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_torch_is_really_not_there_when_a_sweep_is_reported() -> None:
+    program = "import sys, runners.reporting.report\nprint({'torch', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'pandas'}"
 
 
 def test_nothing_reads_a_pickle_or_runs_text_but_the_places_that_guard_it() -> None:

@@ -14,8 +14,10 @@ KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
 BOOKKEEPING = frozenset(
-    {"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard", "allow_code_drift"}
+    {"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard", "allow_code_drift", "sweep"}
 )
+# What an experiment sets counts, not what it is called; no preset is no part of a name.
+NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
 
@@ -93,7 +95,9 @@ def file_digest(path: Path) -> str:
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
-    kept["names"] = {key: name for key, name in config["names"].items() if key != "preset" or preset(config)}
+    kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
+    if preset(config):
+        kept["names"]["preset"] = preset(config)
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
 

@@ -10,13 +10,13 @@ from runners.storage.files import write_json
 from runners.storage.keys import digest
 from runners.sweeping.jobs import Job
 
-MANIFEST, VERSION = "sweep.json", 1
+MANIFEST, SWEEPS, VERSION = "sweep.json", "sweeps", 1
 
 
 def sweep_folder(outputs: Path, jobs: Sequence[Job], experiment: str | None) -> Path:
     """`outputs/sweeps/<words>-<hash of the jobs>`: the same jobs find the same folder again."""
     words = experiment or "-".join(key.split(".")[-1] for key in jobs[0].values) or "one"
-    return outputs / "sweeps" / f"{words[:60]}-{digest([job.name for job in jobs])[:10]}"
+    return outputs / SWEEPS / f"{words[:60]}-{digest([job.name for job in jobs])[:10]}"
 
 
 def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Mapping[str, Any]) -> None:

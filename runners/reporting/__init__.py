@@ -1,0 +1,1 @@
+"""What has become of runs: the state of a sweep, its tables, and what this machine can do."""
