@@ -19,7 +19,7 @@ def taylor_l1(layer: Gradients) -> Scores:
         Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient inference", section 2.2; on
         weights as in Huang et al. 2021, section 4. Divided by its sum it is SNIP's sensitivity (Lee et al. 2019).
     """
-    return torch.cat([rows.abs().sum(1) for rows in layer.saliency()])
+    return torch.cat([rows.abs_().sum(1) for rows in layer.saliency()])
 
 
 def taylor_l2(layer: Gradients) -> Scores:
