@@ -78,7 +78,7 @@ class HRank(DataCriterion):
     """Mean rank of each channel's feature maps, as matrices.  [1]
 
     Source:
-        Lin et al. 2020, "HRank: filter pruning using high-rank feature map", equation 4: 500 images.
+        Lin et al. 2020, "HRank: filter pruning using high-rank feature map": the average rank over 500 images.
     """
 
     images: int | None = 500
@@ -99,7 +99,8 @@ class CHIP(DataCriterion):
     """Mean loss of nuclear norm when a channel's feature map is set to zero: its independence.  [activation units]
 
     Source:
-        Sui et al. 2021, "CHIP: channel independence-based pruning for compact neural networks", equation 3: 640 images.
+        Sui et al. 2021, "CHIP: channel independence-based pruning for compact neural networks": the change of the nuclear
+        norm by one channel, over 640 images.
         Computed from one decomposition an image in place of one for every channel; see `nuclear_losses`.
     """
 

@@ -19,7 +19,7 @@ def taylor_l1(layer: Gradients) -> Scores:
         Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient inference", section 2.2; on
         weights as in Huang et al. 2021, section 4. Divided by its sum it is SNIP's sensitivity (Lee et al. 2019).
     """
-    return torch.cat([rows.abs().sum(1) for rows in layer.saliency()])
+    return torch.cat([rows.abs_().sum(1) for rows in layer.saliency()])
 
 
 def taylor_l2(layer: Gradients) -> Scores:
@@ -38,8 +38,8 @@ def snip(layer: Gradients) -> Scores:
     filter that BatchNorm without bias reads: the loss does not change with its size.
 
     Source:
-        van Amersfoort et al. 2020, "Single shot structured pruning before training" (3SP), section 3: SNIP (Lee et al.
-        2019, equation 5) with one gate a filter.
+        van Amersfoort et al. 2020, "Single shot structured pruning before training" (3SP): the connection sensitivity of
+        SNIP (Lee et al. 2019) with one gate a filter.
     """
     return torch.cat([rows.sum(1).abs() for rows in layer.saliency()])
 
@@ -74,11 +74,11 @@ class TaylorGate(DataCriterion):
     """Mean over images of the squared derivative of the loss by a gate on each feature map.  [nats^2]
 
     The paper squares the gradient of each mini-batch, and so depends on its size; this is its limit of one image a batch,
-    which Liu et al. 2021 ("Group Fisher pruning", equation 6) use as the Fisher information of the gate.
+    which Liu et al. 2021 ("Group Fisher pruning") use as the Fisher information of the gate.
 
     Source:
-        Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8 with the gates of section
-        3.2, which lie behind BatchNorm.
+        Molchanov et al. 2019, "Importance estimation for neural network pruning": the squared first-order criterion, with
+        gates behind BatchNorm.
     """
 
     site: Literal["post_act", "conv_out"] = "post_act"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
 # Of a layer's weights as a matrix, at a time: what they take in float64 stays in the cache.
-COLUMNS, ROWS, NUMBERS = 256, 64, 2**17
+COLUMNS, ROWS, NUMBERS = 192, 96, 2**17
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -48,25 +48,25 @@ class Weights:
     def centred(self) -> Iterator[tuple[Float64[Tensor, " columns"], Float64[Tensor, "out columns"]]]:
         """The mean of the filters and the filters about it, some columns at a time."""
         for columns in self.weight.detach().flatten(1).split(COLUMNS, dim=1):
-            precise = columns.double()
+            precise = columns.to(torch.float64, copy=True)
             mean = precise.mean(0)
-            yield mean, precise - mean
+            yield mean, precise.sub_(mean)
 
     @cached_property
     def gram(self) -> Float64[Tensor, "out out"]:
         """Inner products of the filters about their mean: far from the origin, only the differences matter.
 
-        Each pair once, in blocks of rows, and then mirrored.
+        Each pair once, in blocks of columns, and then mirrored.
         """
         n = len(self.weight)
         starts = range(0, n, ROWS)
         gram = torch.zeros(n, n, dtype=torch.float64, device=self.weight.device)
         for _, columns in self.centred():
             for start in starts:
-                gram[start : start + ROWS, start:].addmm_(columns[start : start + ROWS], columns[start:].T)
+                gram[start:, start : start + ROWS].addmm_(columns[start:], columns[start : start + ROWS].T)
         for start in starts:
             end = start + ROWS
-            gram[end:, start:end] = gram[start:end, end:].T
+            gram[start:end, end:] = gram[end:, start:end].T
         return gram
 
     @cached_property
@@ -87,17 +87,24 @@ class Weights:
     def distances(self) -> Float64[Tensor, "out out"]:
         """Euclidean distances between all filters.  [weight units]
 
-        From the Gram matrix; the few pairs so near that their squares cancel in it are taken from the filters.
+        From the Gram matrix; the few filters so near another that the squares cancel in it are compared themselves.
         """
-        squares = self.gram.diagonal()
-        sums = squares[:, None] + squares
-        squared = torch.sub(sums, self.gram, alpha=2)
-        near = (squared < CANCELS * sums).fill_diagonal_(False)
-        distances = squared.clamp_(min=0).sqrt_().fill_diagonal_(0)
-        if len(rows := near.any(1).nonzero()[:, 0]):
-            block = torch.cdist(self.filters[rows], self.filters[rows], compute_mode="donot_use_mm_for_euclid_dist")
-            distances[near] = torch.zeros_like(distances).index_put((rows[:, None], rows), block)[near]
-        return distances
+        squares, distances, crowded = self.gram.diagonal(), torch.empty_like(self.gram), []
+        for some, inner, mine in zip(*(each.split(ROWS) for each in (distances, self.gram, squares)), strict=True):
+            sums = mine[:, None] + squares
+            torch.sub(sums, inner, alpha=2, out=some)
+            # Every filter is near itself.
+            crowded.append((some < sums.mul_(CANCELS)).sum(1) > 1)
+            some.clamp_(min=0).sqrt_()
+        if len(rows := torch.cat(crowded).nonzero()[:, 0]):
+            near = self.filters[rows]
+            block = torch.cdist(near, near, compute_mode="donot_use_mm_for_euclid_dist")
+            distances[rows[:, None], rows] = block
+            # A matrix product may round differently in its last rows; equal filters take the first one's distances.
+            first = rows[(block == 0).int().argmax(1)]
+            distances[rows] = distances[first]
+            distances[:, rows] = distances[:, first]
+        return distances.fill_diagonal_(0)
 
     @cached_property
     def distance_sums(self) -> Scores:
@@ -128,7 +135,7 @@ class Gradients:
         weight, grad = self.weight.detach().flatten(1), self.grad.flatten(1)
         some = max(1, NUMBERS // weight.shape[1])
         for rows, slopes in zip(weight.split(some), grad.split(some), strict=True):
-            yield rows.double() * slopes
+            yield rows.to(torch.float64, copy=True).mul_(slopes)
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,10 @@ def _residual(filters: Float64[Tensor, "out d"], point: Float64[Tensor, " d"], s
 
 def _weiszfeld(gram: Float64[Tensor, "out out"], scale: float) -> Float64[Tensor, " out"]:
     """The median's shares of the filters, from their inner products: no step touches the filters."""
-    squares = gram.diagonal()
+    squares = gram.diagonal().contiguous()
     share = torch.full_like(squares, 1 / len(squares))
-    towards = gram @ share
+    # From the mean, about which the inner products are.
+    towards = torch.zeros_like(squares)
     for _ in range(WEISZFELD_STEPS):
         squared = squares - 2 * towards + share @ towards
         inverse = squared.clamp(min=(_EPS * scale) ** 2).rsqrt()

@@ -65,8 +65,8 @@ def lamp(layer: Weights) -> Scores:
     score alike (the paper numbers them through). A filter of zeros scores 0.
 
     Source:
-        Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning" (LAMP), equation 4, with filters in
-        place of weights.
+        Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning": the LAMP score, with filters in place
+        of weights.
     """
     squares, order = layer.filters.square().sum(1).sort()
     not_less = squares.flip(0).cumsum(0).flip(0)[torch.searchsorted(squares, squares)]
@@ -79,8 +79,8 @@ def whc(layer: Weights) -> Scores:
     Large for a filter that is large and dissimilar to large filters.
 
     Source:
-        Chen & Wang 2023, "WHC: weighted hybrid criterion for filter pruning on convolutional neural networks",
-        equation 5; written out, a sum of |F_j| |F_k| - |F_j . F_k|.
+        Chen, Sun & Huang 2023, "WHC: weighted hybrid criterion for filter pruning on convolutional neural networks";
+        written out, a sum of |F_j| |F_k| - |F_j . F_k|.
     """
     lengths = layer.filters.norm(dim=1)
     dissimilar = (lengths[:, None] * lengths - layer.products.abs()).clamp(min=0).fill_diagonal_(0)
