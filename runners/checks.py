@@ -221,6 +221,7 @@ LAUNCHER_CHECKS: tuple[Check, ...] = (
         "hydra.launcher.devices=[0,1]",
     ),
     ("hydra.launcher.per_device", _whole(1), "a whole number from 1 on", "hydra.launcher.per_device=4"),
+    ("hydra.launcher.warm", _one_of("auto", True, False), "auto, true or false", "hydra.launcher.warm=false"),
     ("hydra.launcher.retries", _whole(0), "a whole number from 0 on", "hydra.launcher.retries=2"),
 )
 

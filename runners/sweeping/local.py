@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from runners.sweeping.devices import slots
 from runners.sweeping.jobs import Job
 from runners.sweeping.manifest import begin, sweep_folder
 from runners.sweeping.pool import SOURCES, Outcome, popen, run_all
+from runners.sweeping.warm import forks
 
 
 class JobsFailed(UserError):
@@ -30,19 +31,23 @@ def run_here(
     config: DictConfig,
     root: Path,
     *,
+    main: Callable[[Path], int],
     flags: Sequence[str],
     devices: str | Sequence[int],
     per_device: int,
     retries: int,
+    warm: str | bool,
 ) -> None:
     """Runs the jobs of a sweep that are not done yet.
 
     Args:
         root: of this project.
+        main: the command line, for jobs that are forks.
         flags: of the jobs' command lines, before their overrides.
         devices: as `slots` takes them.
         per_device: jobs at a time on each.
         retries: how often a job is started again that was preempted or killed.
+        warm: whether jobs are forks of a process that has imported torch; `auto` is where no GPU is used.
 
     Raises:
         JobsFailed: with how many; each has its line on stdout.
@@ -63,7 +68,9 @@ def run_here(
         how = "done" if outcome.code == 0 else f"failed ({why(outcome)})"
         print(f"[{number}/{len(missing)}] {outcome.job}: {how}, {outcome.seconds:.0f} s", flush=True)
 
-    start = popen(root, flags, {SOURCES: str(identity["sources"])})
+    told = {SOURCES: str(identity["sources"])}
+    forked = found[0].device is None if warm == "auto" else warm
+    start = forks(main, root, flags, told, found[0].threads) if forked else popen(root, flags, told)
     outcomes = run_all(missing, found, start=start, tell=tell, retries=retries)
     print(f"{sweep}\npython run.py runner=report {shlex.quote(f'sweep={sweep}')} makes the tables of what is done", flush=True)
     raise_if_failed(outcomes, len(jobs))
