@@ -23,6 +23,7 @@ bench: .venv/ready ## time the training engine, the criteria and the removal of 
 	$(BIN)/python benchmarks/engine_gpu.py
 	$(BIN)/python benchmarks/criteria.py
 	$(BIN)/python benchmarks/removal.py
+	$(BIN)/python benchmarks/sweep.py
 
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .
