@@ -119,9 +119,6 @@ def test_two_generations_of_which_one_may_be_broken(tmp_path: Path) -> None:
         paths[2].write_bytes(broken if generator.random() < 0.7 else whole[: generator.randrange(len(whole))])
         found = checkpoints.load()
         assert found is not None and found["step"] == 2, "falls back to the generation before"
-    for manifest in tmp_path.rglob("*.json"):
-        manifest.write_text("{}")
-    assert checkpoints.load() is None
     checkpoints.clear()
     assert not (tmp_path / "unfinished").exists()
     checkpoints.clear()

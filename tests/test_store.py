@@ -11,6 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +47,7 @@ CONFIG: dict[str, Any] = {
     "device": "auto",
     "outputs": "/somewhere/outputs",
     "store": "/somewhere/outputs/store",
+    "lock": "auto",
     "rerun": False,
     "tensorboard": False,
     "compile": False,
@@ -219,6 +221,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"device": "cuda:1"}, set()),
         ({"outputs": "/elsewhere"}, set()),
         ({"store": "/elsewhere"}, set()),
+        ({"lock": "lease"}, set()),
         ({"rerun": True}, set()),
         ({"debug": True}, set()),
         ({"tensorboard": True}, set()),
@@ -239,7 +242,7 @@ def test_other_images_under_the_same_name_rename_everything() -> None:
 
 def test_bookkeeping_changes_no_run_name() -> None:
     same = changed(device="cpu", outputs="/a", store="/b", rerun=True, debug=True, data_root="/c", dataset__data_root="/c")
-    same |= {"tensorboard": True, "cuda_graph": False}
+    same |= {"tensorboard": True, "cuda_graph": False, "lock": "none"}
     assert run_name(same) == run_name(CONFIG)
     assert len({run_name(changed(**{key: 7})) for key in ("seed", "ratio", "min_keep", "recipe__lr", "finetune__lr")}) == 5
 
@@ -289,7 +292,8 @@ def test_what_is_published_is_found_whole(tmp_path: Path) -> None:
     assert entry == tmp_path / "trained" / "ab" / KEY == store.find("trained", KEY)
     assert (entry / "weights.bin").read_bytes() == b"content" * 100
     manifest = json.loads((entry / MANIFEST).read_text())
-    assert manifest == {"stage": "trained", "key": KEY, "sha256": {"weights.bin": file_digest(entry / "weights.bin")}}
+    files = {"weights.bin": file_digest(entry / "weights.bin")}
+    assert manifest == {"version": 1, "stage": "trained", "key": KEY, "sha256": files}
     assert store.find("scores", KEY) is None and store.find("trained", "ab" + "1" * 30) is None
     assert [path.name for path in entry.parent.iterdir()] == [KEY]
 
@@ -474,14 +478,84 @@ def test_a_run_folder_goes_from_running_to_failed_to_done(tmp_path: Path) -> Non
     assert (tmp_path / run_folder.ERROR_LOG).read_text() == "Traceback ..." and not run_folder.is_done(tmp_path)
     run_folder.start(tmp_path, {"ratio": 0.5})
     assert not (tmp_path / run_folder.ERROR_LOG).exists()
-    for name in ("accuracy.csv", "spearman.csv"):
-        (tmp_path / name).touch()
-    run_folder.finish(tmp_path, {"seed": 0})
-    assert run_folder.is_done(tmp_path) and json.loads((tmp_path / run_folder.FACTS).read_text()) == {"seed": 0}
+    finished(tmp_path)
+    assert run_folder.is_done(tmp_path)
+
+
+ACCURACY = pd.DataFrame(
+    {
+        "stage": ["trained", "tuned"],
+        "loss_nats": [0.1 + 0.2, float("nan")],
+        "n_correct": [3, 4],
+        "best_epoch": pd.array([None, 7], dtype="Int64"),
+        "note": ["", "a"],
+    }
+)
+
+
+def finished(folder: Path) -> None:
+    """A run folder as a run leaves it."""
+    run_folder.start(folder, {"ratio": 0.5})
+    run_folder.write_table(folder, "accuracy", ACCURACY)
+    run_folder.write_table(folder, "spearman", pd.DataFrame({"rho": [0.5, 0.25]}))
+    run_folder.finish(folder, {"seed": 0}, ACCURACY)
+
+
+def test_the_facts_of_a_finished_run_are_its_row(tmp_path: Path) -> None:
+    finished(tmp_path)
+    facts = json.loads((tmp_path / run_folder.FACTS).read_text())
+    assert facts == {
+        "seed": 0,
+        "accuracy": [
+            {"stage": "trained", "loss_nats": 0.1 + 0.2, "n_correct": 3, "best_epoch": None, "note": ""},
+            {"stage": "tuned", "loss_nats": None, "n_correct": 4, "best_epoch": 7, "note": "a"},
+        ],
+    }
+    status = json.loads((tmp_path / run_folder.STATUS).read_text())
+    names = ("accuracy.csv", "run.json", "spearman.csv")
+    assert status["sha256"] == {name: file_digest(tmp_path / name) for name in names}
+
+
+@pytest.mark.parametrize("name", ["run.json", "accuracy.csv", "spearman.csv"])
+def test_a_run_folder_with_any_flipped_bit_or_torn_file_is_not_done(tmp_path: Path, name: str) -> None:
+    finished(tmp_path)
+    path, rng = tmp_path / name, random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(50):
+        broken = bytearray(whole)
+        broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        path.write_bytes(broken if rng.random() < 0.8 else whole[: rng.randrange(len(whole))])
+        assert not run_folder.is_done(tmp_path)
+    path.unlink()
+    assert not run_folder.is_done(tmp_path)
+    path.write_bytes(whole)
+    assert run_folder.is_done(tmp_path), "the control: whole again"
+
+
+def test_a_run_folder_from_before_there_were_hashes_is_not_done(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / run_folder.STATUS).write_text('{"state": "done", "ended": "2026-01-01T00:00:00Z"}')
+    assert not run_folder.is_done(tmp_path)
+    for names in ((), ("run.json",)):  # hashes of too little
+        hashes = {name: file_digest(tmp_path / name) for name in names}
+        (tmp_path / run_folder.STATUS).write_text(json.dumps({"state": "done", "sha256": hashes}))
+        assert not run_folder.is_done(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'"done"', b'{"state": "running"}', b"{}", b"\xff\xfe", bytes(20)]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"done"',
+        b'{"state": "done", "sha256": 3}',
+        b'{"state": "running"}',
+        b"{}",
+        b"\xff\xfe",
+        bytes(20),
+    ],
 )
 def test_a_broken_status_is_not_done(tmp_path: Path, content: bytes) -> None:
     (tmp_path / run_folder.STATUS).write_bytes(content)

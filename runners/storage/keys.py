@@ -13,7 +13,7 @@ from typing import Any
 KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
-BOOKKEEPING = frozenset({"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard"})
+BOOKKEEPING = frozenset({"data_root", "device", "outputs", "store", "lock", "rerun", "debug", "cuda_graph", "tensorboard"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
 
