@@ -1,6 +1,6 @@
 """Processes that want the same result at once. torch is imported once; every process is a forked child.
 
-    python tests/crowd.py FOLDER "once number=16 lock=auto killed=8" "takeover lock=flock" paused "rows number=50 each=20 fsync=off"
+    python tests/crowd.py FOLDER "once number=16 lock=auto killed=8" "takeover lock=flock" paused "rows number=50 each=20"
 
 Prints one JSON line a scenario, about what they did.
 """

@@ -11,11 +11,12 @@ import pytest
 from support import ROOT
 
 PURE = ("criteria", "models", "analysis")
-ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage")
+ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage", "reporting")
 # Room -> the other rooms it may use.
 MAY_USE = {
     "data": (),
     "storage": (),
+    "reporting": ("storage",),
     "tracing": (),
     "training": ("data", "storage"),
     "scoring": ("data", "tracing"),
@@ -29,6 +30,9 @@ BEFORE_TORCH = (
     "runners.storage.keys",
     "runners.storage.folder",
     "runners.storage.files",
+    "runners.storage.locks",
+    "runners.storage.store",
+    "runners.reporting.doctor",
 )
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"torch.load", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load", "pd.read_pickle", "pandas.read_pickle"}
@@ -156,6 +160,7 @@ def test_imports_point_one_way() -> None:
         ("runners/storage/new.py", "from runners.tracing.channels import Channels"),
         ("runners/training/new.py", "from runners.pruning import remove"),
         ("runners/pruning/new.py", "import runners.training.fit as fit"),
+        ("runners/reporting/new.py", "from runners.training.fit import fit"),
         ("runners/pruning/new.py", "from runners.build import Parts"),
         ("runners/pruning/new.py", "from runners import build"),
         ("runners/one_shot.py", "from run import ROOT"),

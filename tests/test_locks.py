@@ -255,7 +255,8 @@ def test_a_clock_that_is_a_day_off_ends_no_lease_that_is_kept(
 def test_a_lease_that_nobody_keeps_is_taken_over_by_the_waiter_s_own_clock(tmp_path: Path) -> None:
     path = tmp_path / f"trained-{KEY}.lease"
     path.write_text(f"filelock/2\npid=1\nhost=other\nmode=lease\ntoken=a\nduration={locks.LEASE_SECONDS!r}\n")
-    os.utime(path, (time.time() + 86400,) * 2)
+    tomorrow = time.time() + 86400
+    os.utime(path, (tomorrow, tomorrow))
     started = time.monotonic()
     with Locks(tmp_path, "lease").held("trained", KEY, unless=never):
         assert 0.25 < time.monotonic() - started < 10 and "host=other" not in path.read_text()

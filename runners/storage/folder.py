@@ -68,6 +68,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Results that came out otherwise in some runs than in others, though they have one key.
+
+    One that was lost or damaged, and made anew on other hardware, may differ in its last bits; rows before and after are
+    then not of the same network.
+
+    Args:
+        runs: name -> facts of a run, as its run.json has them.
+
+    Returns:
+        `stage key` -> hash of the content -> names of runs.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, facts in runs.items():
+        for stage, content in facts.get("contents", {}).items():
+            kind = stage.partition("/")[0]
+            found.setdefault(f"{kind} {facts['keys'][stage]}", {}).setdefault(content, []).append(name)
+    return {key: contents for key, contents in found.items() if len(contents) > 1}
+
+
 def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
     """Notes why a run ended early; the traceback goes to its own file."""
     write_atomic(folder / ERROR_LOG, details.encode())

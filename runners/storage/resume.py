@@ -45,8 +45,14 @@ class Checkpoints:
             )
         if not whole:
             return None
-        _, content = max(whole.values(), key=lambda generation: generation[0])
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        name = max(whole, key=lambda name: whole[name][0])
+        try:
+            return torch.load(io.BytesIO(whole[name][1]), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load documents no closed list
+            raise StoreError(
+                f"{self._path(name)} is no saved state, though its hash is right; it was not written by Prunescope; delete "
+                f"{self.folder}"
+            ) from error
 
     def save(self, state: dict[str, Any]) -> Path:
         """Replaces the older generation, and returns its file.
