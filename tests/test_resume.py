@@ -30,6 +30,7 @@ from runners.training.recipe import Recipe
 from support import ROOT, Command
 
 ZYGOTE = ROOT / "tests" / "zygote.py"
+CRASHES = ROOT / "tests" / "crashes.py"
 RECIPE = Recipe(3, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
 
 
@@ -345,6 +346,29 @@ def killed_everywhere(folder: Path, *options: str) -> dict[str, list[int]]:
     return found
 
 
+def crashes(folder: Path, *options: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, str(CRASHES), str(folder), *options], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_five_steps_killed_at_every_durable_write_and_at_random_end_in_the_same_bits(tmp_path: Path) -> None:
+    found = crashes(tmp_path, "every=1", "random=10")
+    assert found["lost"] == [] and found["tried"] == found["calls"] + 10 and found["calls"] > 80
+    assert found["killed"] >= found["calls"]
+
+
+@pytest.mark.slow
+def test_a_thousand_random_kills_end_in_the_same_bits(tmp_path: Path) -> None:
+    found = crashes(tmp_path, "every=1000", "random=1000")
+    assert found["lost"] == [] and found["killed"] > 800
+
+
+@pytest.mark.slow
+def test_results_written_where_they_are_read_and_believed_unread_are_lost(tmp_path: Path) -> None:
+    assert crashes(tmp_path, "every=1", "careless=1")["lost"]
+
+
+@pytest.mark.slow
 def test_a_run_killed_at_a_durable_write_ends_with_the_same_tables(tmp_path: Path) -> None:
     assert killed_everywhere(tmp_path, "first=7", "every=25")["different"] == []
 
