@@ -82,6 +82,12 @@ def test_also_of_a_lease(tmp_path: Path) -> None:
     is_taken_over(crowds(tmp_path, "takeover lock=lease")[0])
 
 
+@pytest.mark.slow
+def test_without_checkpoints_it_would_start_anew(tmp_path: Path) -> None:
+    [found] = crowds(tmp_path, "takeover lock=flock forget=checkpoints")
+    assert one_result(found) and found["from_the_start"] == 2 and found["steps"] > 1.2
+
+
 def is_taken_over(found: dict[str, Any]) -> None:
     assert one_result(found) and found["codes"] == [-9, 0, 75], "killed, done, and stopped by SIGTERM while it waited"
     assert found["alone"] and found["from_the_start"] == 1 and found["steps"] < 1.2
