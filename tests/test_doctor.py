@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torchvision.datasets import CIFAR10
 
-from runners.reporting import doctor
-from runners.reporting.doctor import Finding, verdict
+from runners.reporting import disk, doctor
+from runners.reporting.doctor import verdict
+from runners.reporting.finding import Finding
 from runners.storage.store import Store
 
 KEY = "ab" + "0" * 30
@@ -36,12 +37,12 @@ def test_a_place_that_is_fit_gets_a_verdict_in_ten_seconds(tmp_path: Path) -> No
 
 
 def test_processes_that_do_not_wait_for_each_other_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "HOLD", 'import time\nprint("held", flush=True)\ntime.sleep(60)')
-    found = doctor.excludes(tmp_path, "flock")
+    monkeypatch.setattr(disk, "HOLD", 'import time\nprint("held", flush=True)\ntime.sleep(60)')
+    found = disk.excludes(tmp_path, "flock")
     assert found.verdict == "warning" and "does not keep two processes apart" in found.line
-    monkeypatch.setattr(doctor, "HOLD", "raise SystemExit(1)")
-    assert "cannot be taken" in doctor.excludes(tmp_path, "flock").line
-    assert doctor.excludes(tmp_path, "none").verdict == "warning"
+    monkeypatch.setattr(disk, "HOLD", "raise SystemExit(1)")
+    assert "cannot be taken" in disk.excludes(tmp_path, "flock").line
+    assert disk.excludes(tmp_path, "none").verdict == "warning"
 
 
 @pytest.mark.parametrize("broken", ["is ignored", "copies", "replaces folders"])
@@ -57,9 +58,9 @@ def test_a_folder_whose_rename_is_none_is_found(broken: str, tmp_path: Path, mon
             return original(self, target)
         return target
 
-    assert doctor.takes_files("store", tmp_path).verdict == "ok"
+    assert disk.takes_files("store", tmp_path).verdict == "ok"
     monkeypatch.setattr(Path, "rename", rename)
-    found = doctor.takes_files("store", tmp_path)
+    found = disk.takes_files("store", tmp_path)
     assert found.verdict == "failed" and "choose another store=DIR" in found.line and is_left_as_it_was(tmp_path)
 
 
