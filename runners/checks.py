@@ -139,6 +139,7 @@ CHECKS: tuple[Check, ...] = (
     ("data_root", _text_or_null, "a folder, or null to download", "data_root=null"),
     ("outputs", _text, "a folder", "outputs=outputs"),
     ("store", _text, "a folder", "store=outputs/store"),
+    ("lock", _one_of("auto", "flock", "lease", "none"), "auto, flock, lease or none", "lock=auto"),
     (
         "runner.ratios",
         lambda v: isinstance(v, list) and len(v) > 0 and all(map(_ratio, v)),

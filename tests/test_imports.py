@@ -37,6 +37,9 @@ BEFORE_TORCH = (
     "hydra_plugins.prunescope.grid",
     "runners.reporting.sweep",
     "runners.reporting.status",
+    "runners.storage.locks",
+    "runners.storage.store",
+    "runners.reporting.doctor",
 )
 WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
