@@ -138,8 +138,9 @@ class Gate(Callback):
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
             values = check(config)
             if values["runner"].get("looks"):
-                print(look(values))
-                raise SystemExit(0)
+                seen = look(values)
+                print(seen.text, flush=True)
+                raise SystemExit(seen.exit_code)
             _check_folders(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

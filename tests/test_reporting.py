@@ -406,7 +406,7 @@ def test_status_of_every_state(seven: Path) -> None:
 
 
 def test_status_of_a_finished_sweep_gives_no_command(done: Path) -> None:
-    lines = status.run(None, str(done.parents[1])).splitlines()
+    lines = status.run(None, str(done.parents[1])).text.splitlines()
     assert lines[0] == "4 jobs: 4 done" and lines[-1] == f"Sweep {done}, started 2026-11-21T15:00:00Z."
 
 
@@ -548,7 +548,7 @@ FILES = ("rows.csv", "summary.csv", "spearman.csv", "missing.csv", "report.md", 
 def test_a_second_report_is_the_same_bytes(done: Path) -> None:
     first = report.report(done)
     content = {name: (done / name).read_bytes() for name in FILES}
-    assert report.run(str(done), "elsewhere") == first
+    assert report.run(str(done), "elsewhere").text == first
     assert {name: (done / name).read_bytes() for name in FILES} == content
     assert not [path for path in done.iterdir() if path.name.startswith(".")]
 

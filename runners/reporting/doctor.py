@@ -7,19 +7,25 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from runners.errors import StoreError
+from runners.errors import ResourceError, StoreError
 from runners.reporting.disk import excludes, takes_files
 from runners.reporting.finding import Finding, Verdict
+from runners.reporting.seen import Seen
 from runners.storage.store import Store, is_whole
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "filelock")
 SHOWN = 3
 
 
-def run(*, store: Path, outputs: Path, data_root: Path | None, device: str, verify: bool, lock: str = "auto") -> str:
-    """All findings, one a line, and the verdict."""
-    found = doctor(store, outputs, data_root, device, lock=lock)
-    return report(found + ([_verified(store)] if verify else []))
+def run(*, store: str, outputs: str, data_root: str | None, device: str, verify: bool, lock: str) -> Seen:
+    """All findings, one a line, and the verdict.
+
+    Args:
+        verify: whether every stored result is read and its hashes are checked, too.
+    """
+    found = doctor(Path(store), Path(outputs), Path(data_root) if data_root else None, device, lock=lock)
+    found += [_verified(Path(store))] if verify else []
+    return Seen(report(found), ResourceError.exit_code if verdict(found) == "failed" else 0)
 
 
 def doctor(store: Path, outputs: Path, data_root: Path | None, device: str, *, lock: str = "auto") -> list[Finding]:
