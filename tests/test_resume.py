@@ -215,7 +215,7 @@ def test_a_folder_that_vanishes_under_a_writer_is_made_again(
     assert cleared == 1 and found is not None and found["step"] == 2
     with monkeypatch.context() as patch:  # the control: without another try the training ends
         cleared = 0
-        patch.setattr(resume, "TRIES", 1)
+        patch.setattr(resume, "CLEARERS", 1)
         patch.setattr(owner, name, clearing(getattr(owner, name)))
         with pytest.raises(ResourceError):
             checkpoints.save({"step": 3})

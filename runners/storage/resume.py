@@ -15,7 +15,8 @@ from runners.storage.files import read_again, replace_file, why
 
 GENERATIONS = ("a", "b")
 VERSION = 1  # raised when older code could no longer read a state
-TRIES = 3
+TRIES = 3  # of reading
+CLEARERS = 1000  # processes that may finish one training at once
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,12 @@ def _digest(manifest: dict[str, Any], content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes into a folder that another process may clear at any moment."""
-    for attempt in range(TRIES):
+    """Writes into a folder that other processes may clear at any moment, each of them once."""
+    for attempt in range(CLEARERS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content)
             return
         except (FileNotFoundError, FileExistsError):
-            if attempt == TRIES - 1:
+            if attempt == CLEARERS - 1:
                 raise
