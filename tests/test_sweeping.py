@@ -19,9 +19,9 @@ from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus
 from runners.sweeping.jobs import Job, varied
-from runners.sweeping.local import JobsFailed, not_done, raise_if_failed, why
-from runners.sweeping.manifest import begin, sweep_folder
-from runners.sweeping.pool import Outcome, run_all
+from runners.sweeping.manifest import begin, not_done, sweep_folder
+from runners.sweeping.outcomes import JobsFailed, Outcome, raise_if_failed, why
+from runners.sweeping.pool import run_all
 from support import ROOT, Command
 
 TINY = (

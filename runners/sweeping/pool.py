@@ -12,21 +12,13 @@ from pathlib import Path
 from runners.storage.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
 from runners.sweeping.jobs import Job
+from runners.sweeping.outcomes import Outcome
 
 POLL_SECONDS, GRACE_SECONDS = 0.1, 120.0
 # Ends that say nothing against trying again: preempted with the state saved.
 TRY_AGAIN = (Preempted.exit_code,)
 # What a job's process is told by whoever started it.
 PARENT, SOURCES = "PRUNESCOPE_PARENT", "PRUNESCOPE_SOURCES"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: 0 done, minus the number of the signal that killed it, or an exit code."""
-
-    job: Job
-    code: int
-    seconds: float
 
 
 @dataclass
