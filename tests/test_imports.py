@@ -32,7 +32,10 @@ BEFORE_TORCH = (
     "runners.storage.files",
     "runners.storage.code",
     "runners.sweeping.local",
+    "runners.sweeping.slurm",
+    "runners.sweeping.task",
     "hydra_plugins.prunescope.slots",
+    "hydra_plugins.prunescope.slurm",
     "hydra_plugins.prunescope.grid",
 )
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -14,7 +14,7 @@ KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
 BOOKKEEPING = frozenset(
-    {"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard", "allow_code_drift"}
+    {"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard", "allow_code_drift", "detach"}
 )
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
