@@ -96,7 +96,7 @@ class Sweep:
 def sweep(tmp_path: Path) -> Iterator[Sweep]:
     found = Sweep(tmp_path)
     yield found
-    for said in tmp_path.glob("out*"):
+    for said in tmp_path.glob("out[0-9]"):
         for array in re.findall(r"scancel (\d+)", said.read_text()):
             subprocess.run(["scancel", array], check=False)
 

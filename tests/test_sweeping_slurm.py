@@ -230,19 +230,24 @@ def test_a_task_ends_as_its_job_did(program: str, code: int, tmp_path: Path, mon
     assert running(tmp_path, "", monkeypatch)() is None
 
 
+@pytest.mark.parametrize("array", [None, "17"])
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("CANCELLED", False)])
 def test_a_stopped_job_goes_back_to_the_queue_unless_it_was_cancelled(
-    state: str, requeued: bool, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: str, requeued: bool, array: str | None, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(queue, "ANSWER_SECONDS", 0.5)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    if array:  # its last task has the array's own number, which means all of them
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", array)
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     (cluster.folder / "queue").write_text(f"{state}\n")
     with pytest.raises(SystemExit) as ended:
         running(tmp_path, "raise SystemExit(75)", monkeypatch)()
     assert ended.value.code == 75
-    asked = cluster.folder / "controlled"
-    assert (asked.read_text() if asked.exists() else "") == ("requeue 17\n" if requeued else "")
+    job, asked = "17_3" if array else "17", cluster.folder / "controlled"
+    assert f"--jobs={job} " in (cluster.folder / "asked").read_text()
+    assert (asked.read_text() if asked.exists() else "") == (f"requeue {job}\n" if requeued else "")
 
 
 def test_when_the_node_is_wanted_back_the_job_saves_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

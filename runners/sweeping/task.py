@@ -82,6 +82,16 @@ def _stop(pid: int, patience: float) -> None:
 def _requeue_unless_cancelled() -> None:
     """For clusters whose preemption sends SIGTERM, which submitit ignores and a job obeys."""
     time.sleep(SETTLE_SECONDS)
-    if queue.state(os.environ["SLURM_JOB_ID"]) == "RUNNING":
-        queue.requeue(os.environ["SLURM_JOB_ID"])
+    job = own_id()
+    if queue.state(job) == "RUNNING":
+        queue.requeue(job)
         time.sleep(queue.ANSWER_SECONDS)  # until Slurm ends this process
+
+
+def own_id() -> str:
+    """What Slurm's commands take for the job that this process belongs to.
+
+    The plain number of an array's last task is the array's own, and means all of its tasks.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
