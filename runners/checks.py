@@ -261,7 +261,7 @@ LAUNCHER_CHECKS: tuple[Check, ...] = (
         "hydra.launcher.additional_parameters",
         lambda v: isinstance(v, Mapping),
         "options of sbatch with their values",
-        "hydra.launcher.additional_parameters={mail-type:END}",
+        "+hydra.launcher.additional_parameters.mail-type=END",
     ),
     ("hydra.launcher.detach", _one_of(True, False), "true or false", "detach=true"),
 )

@@ -180,6 +180,16 @@ def test_sigterm_alone_is_taken_for_preemption(sweep: Sweep, undisturbed: pd.Dat
     sweep.again(undisturbed)
 
 
+def test_a_signal_while_python_starts_is_obeyed_too(sweep: Sweep, undisturbed: pd.DataFrame) -> None:
+    head = sweep.start(*SLURM)
+    array = sweep.array
+    until(lambda: list(sweep.outputs.glob("sweeps/*/slurm/*_0_0_log.out")))
+    ask("scancel", "--signal=USR2", array)
+    assert head.wait(timeout=200) == 0, sweep.said
+    assert max(restarts(array)) >= 1
+    sweep.again(undisturbed)
+
+
 def test_jobs_of_a_node_that_dies_go_on_elsewhere(sweep: Sweep, undisturbed: pd.DataFrame) -> None:
     head = sweep.start(*SLURM)
     array = sweep.array
@@ -234,7 +244,8 @@ def test_a_cancelled_job_is_listed_and_made_up_for_without_sacct(sweep: Sweep, u
 
 
 def test_a_time_limit_costs_nothing(sweep: Sweep, undisturbed: pd.DataFrame) -> None:
-    assert sweep.run(*SLURM, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45") == 0, sweep.said
+    """The signal comes up to half a minute early, as Slurm looks at limits every 30 s."""
+    assert sweep.run(*SLURM, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15") == 0, sweep.said
     assert min(restarts(sweep.array)) >= 1
     sweep.again(undisturbed)
 

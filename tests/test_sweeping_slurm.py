@@ -4,6 +4,7 @@ import inspect
 import os
 import pickle
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from runners.sweeping import queue, slurm, task
 from runners.sweeping.jobs import Job
 from runners.sweeping.outcomes import Outcome, why
 from runners.sweeping.queue import Array, NoSlurm, max_array_size, note, noted, queued
-from runners.sweeping.slurm import sbatch_options, submit, wait
+from runners.sweeping.slurm import held_python, sbatch_options, submit, wait
 from runners.sweeping.task import Task
 from support import ROOT, Command
 
@@ -279,6 +280,21 @@ def test_when_the_node_is_wanted_back_the_job_saves_first(tmp_path: Path, monkey
     again = pickle.loads(pickle.dumps(handed[0].function))
     assert again.process is None and (again.job, again.patience) == (one.job, one.patience)
     one.process.wait()
+
+
+def test_a_signal_while_python_starts_is_held_until_somebody_listens() -> None:
+    """As Slurm's step would: the words of the shell, and a signal at once."""
+    program = (
+        "import signal, sys, time; time.sleep(.5); told = []; signal.signal(signal.SIGUSR2, lambda *_: told.append(1));"
+        f"sys.path.insert(0, {str(ROOT)!r}); from runners.sweeping.held import let_through; let_through(); sys.exit(len(told))"
+    )
+    words = shlex.split(held_python(ROOT))
+    for delay, expected in ((0.3, 1), (None, 0)):
+        process = subprocess.Popen([*words, "-c", program])
+        if delay is not None:
+            time.sleep(delay)
+            process.send_signal(signal.SIGUSR2)
+        assert process.wait() == expected
 
 
 def test_the_same_command_hands_nothing_over_twice(cluster: Cluster, command: Command, tmp_path: Path) -> None:

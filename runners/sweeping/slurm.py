@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +107,8 @@ def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, 
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = submitit.SlurmExecutor(logs.absolute(), max_num_timeout=options["max_num_timeout"])
+    python = held_python(tasks[0].root)
+    executor = submitit.SlurmExecutor(logs.absolute(), max_num_timeout=options["max_num_timeout"], python=python)
     executor.update_parameters(**sbatch_options(options, name, tasks[0].root))
     try:
         given = executor.submit_array(list(tasks))
@@ -117,6 +119,12 @@ def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, 
             "cluster has; see the top of conf/hydra/launcher/slurm.yaml, and sinfo"
         ) from None
     return given[0].job_id.partition("_")[0]
+
+
+def held_python(root: Path) -> str:
+    """As words of a shell: Python, deaf to Slurm's signals from the first moment, and obeying those that came later."""
+    held = [sys.executable, "-I", "-S", str(root / "runners" / "sweeping" / "held.py"), sys.executable]
+    return shlex.join(["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", *held])
 
 
 def sbatch_options(options: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]:

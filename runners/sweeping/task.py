@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runners.storage.interruption import SIGNALS, Preempted
 from runners.sweeping import queue
 from runners.sweeping.devices import slots
+from runners.sweeping.held import let_through
 from runners.sweeping.jobs import Job
 from runners.sweeping.pool import POLL_SECONDS, popen
 
@@ -45,6 +46,7 @@ class Task:
 
     def __call__(self) -> None:
         """Runs the job, and ends with its exit code, so that a job that failed has FAILED to Slurm as well."""
+        let_through()
         os.chdir(self.start_folder)
         [slot] = slots("cpu", per_device=1)  # the threads; what Slurm says of GPUs is inherited
         self.process = popen(self.root, self.flags, self.environment)(self.job, slot)
