@@ -21,7 +21,8 @@ from runners.sweeping import queue, slurm, task
 from runners.sweeping.jobs import Job
 from runners.sweeping.outcomes import Outcome, why
 from runners.sweeping.queue import Array, NoSlurm, max_array_size, note, noted, queued
-from runners.sweeping.slurm import held_python, sbatch_options, submit, wait
+from runners.sweeping.slurm import wait
+from runners.sweeping.submission import held_python, sbatch_options, submit
 from runners.sweeping.task import Task
 from support import ROOT, Command
 

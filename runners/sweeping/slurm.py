@@ -1,11 +1,7 @@
 """A sweep on a Slurm cluster: one array of the jobs that are not done, then waiting for them, or not."""
 
 import json
-import os
-import shlex
-import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from runners.sweeping.jobs import Job
 from runners.sweeping.manifest import begin_sweep, not_done
 from runners.sweeping.outcomes import Outcome, Progress, raise_if_failed, tables_of
 from runners.sweeping.pool import SOURCES
-from runners.sweeping.queue import PASSING, Array, NoSlurm, max_array_size, note, noted, queued, require_slurm
+from runners.sweeping.queue import PASSING, Array, NoSlurm, noted, queued, require_slurm
+from runners.sweeping.submission import submit
 from runners.sweeping.task import Task
 
 POLL_SECONDS = 5.0
@@ -27,9 +24,6 @@ POLL_SECONDS = 5.0
 GRACE_SECONDS = 30.0
 # So long Slurm may not answer while jobs are waited for: it is being restarted.
 UNREACHABLE_SECONDS = 900.0
-LOGS = "slurm"
-# Of submitit and of this launcher; all other options are sbatch's.
-NOT_SBATCH = ("max_num_timeout", "detach")
 
 
 class LeftRunning(UserError):
@@ -64,84 +58,27 @@ def run_on_slurm(
     told = {SOURCES: str(identity["sources"])}
     tasks = [Task(root, flags, job, told, Path.cwd(), patience=options["signal_delay_s"] * 0.8) for job in missing]
     arrays = submit(tasks, arrays, sweep, options)
-    ids = " ".join(array.id or array.name for array in arrays)
     if arrays:
-        print(f"{len(missing)} handed to Slurm; scancel {ids} ends them", flush=True)
+        print(f"{len(missing)} handed to Slurm; scancel {_ids(arrays)} ends them", flush=True)
     if options["detach"]:
         print(f"{tables_of(sweep)}; runner=status looks how they are; the same command waits for them", flush=True)
         return
-    try:
-        outcomes = wait(waiting, still_there=lambda: queued(arrays), tell=Progress(len(waiting)).tell)
-    except KeyboardInterrupt:
-        raise LeftRunning(
-            f"interrupted, and the jobs go on in Slurm (array {ids}); the same command waits for them; scancel {ids} ends them"
-        ) from None
+    outcomes = _follow(waiting, arrays)
     print(tables_of(sweep), flush=True)
     raise_if_failed(outcomes, len(jobs))
 
 
-def submit(tasks: Sequence[Task], arrays: Sequence[Array], sweep: Path, options: Mapping[str, Any]) -> list[Array]:
-    """Hands tasks to Slurm, as few arrays as it allows, each noted before and after.
-
-    Returns:
-        The arrays that were there, and the new ones.
-
-    Raises:
-        NoSlurm: sbatch refuses.
-    """
-    found = list(arrays)
-    size = max_array_size() if tasks else 1
-    for start in range(0, len(tasks), size):
-        chunk = tasks[start : start + size]
-        name = f"{sweep.name}-{uuid.uuid4().hex[:8]}"
-        array = Array(name, "", os.getuid(), tuple(task.job.name for task in chunk))
-        note(sweep, [*found, array])
-        number = _sbatch(chunk, name, sweep / LOGS, options)
-        found.append(Array(name, number, array.uid, array.jobs))
-        note(sweep, found)
-    return found
-
-
-def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, Any]) -> str:
-    """The number that Slurm gives to an array of tasks."""
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    python = held_python(tasks[0].root)
-    executor = submitit.SlurmExecutor(logs.absolute(), max_num_timeout=options["max_num_timeout"], python=python)
-    executor.update_parameters(**sbatch_options(options, name, tasks[0].root))
+def _follow(waiting: Sequence[Job], arrays: Sequence[Array]) -> list[Outcome]:
     try:
-        given = executor.submit_array(list(tasks))
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if line.startswith("sbatch: error:")]
-        raise NoSlurm(
-            f"sbatch refuses the jobs ({'; '.join(said) or error}); partition, account, GPUs, CPUs and time must be what the "
-            "cluster has; see the top of conf/hydra/launcher/slurm.yaml, and sinfo"
+        return wait(waiting, still_there=lambda: queued(arrays), tell=Progress(len(waiting)).tell)
+    except KeyboardInterrupt:
+        raise LeftRunning(
+            f"interrupted; the jobs go on in Slurm; the same command waits for them; scancel {_ids(arrays)} ends them"
         ) from None
-    return given[0].job_id.partition("_")[0]
 
 
-def held_python(root: Path) -> str:
-    """As words of a shell: Python, deaf to Slurm's signals from the first moment, and obeying those that came later."""
-    held = [sys.executable, "-I", "-S", str(root / "runners" / "sweeping" / "held.py"), sys.executable]
-    return shlex.join(["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", *held])
-
-
-def sbatch_options(options: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]:
-    """What submitit's executor takes, from the launcher's options."""
-    given = {key: value for key, value in options.items() if value is not None and key not in NOT_SBATCH}
-    minutes, memory = given.pop("timeout_min"), given.pop("mem_gb", None)
-    # Since 22.05 srun no longer takes the number of CPUs over from sbatch; and the project's packages must be found first.
-    cpus = [f"export SRUN_CPUS_PER_TASK={given['cpus_per_task']}"] if "cpus_per_task" in given else []
-    return {
-        **given,
-        **({} if memory is None else {"mem": f"{round(memory * 1024)}M"}),
-        "job_name": name,
-        "time": minutes,
-        "stderr_to_stdout": True,
-        "setup": [f"cd {shlex.quote(str(root))}", *cpus, *given["setup"]],
-        "additional_parameters": {"requeue": True, **given["additional_parameters"]},
-    }
+def _ids(arrays: Sequence[Array]) -> str:
+    return " ".join(array.id or array.name for array in arrays)
 
 
 def wait(
