@@ -16,12 +16,12 @@
 sweep=$!
 trap 'kill -TERM $sweep' USR1 USR2 TERM
 
-# A signal ends wait, not the sweep.
-while true; do
+# A signal ends wait, not the sweep; asked once more, wait still knows the exit code.
+while kill -0 $sweep 2>/dev/null; do
   wait $sweep
-  code=$?
-  kill -0 $sweep 2>/dev/null || break
 done
+wait $sweep
+code=$?
 
 # 75: stopped, with everything saved. A job that was cancelled stays so.
 if [ $code -eq 75 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
