@@ -16,7 +16,7 @@ from runners.sweeping.manifest import begin_sweep, not_done
 from runners.sweeping.outcomes import Outcome, Progress, raise_if_failed, tables_of
 from runners.sweeping.pool import SOURCES
 from runners.sweeping.queue import PASSING, Array, NoSlurm, noted, queued, require_slurm
-from runners.sweeping.submission import submit
+from runners.sweeping.submission import LOGS, submit
 from runners.sweeping.task import Task
 
 POLL_SECONDS = 5.0
@@ -64,6 +64,8 @@ def run_on_slurm(
         print(f"{tables_of(sweep)}; runner=status looks how they are; the same command waits for them", flush=True)
         return
     outcomes = _follow(waiting, arrays)
+    if any(outcome.code is None for outcome in outcomes):
+        print(f"what Slurm's side said of jobs that left it unfinished lies in {sweep / LOGS}", flush=True)
     print(tables_of(sweep), flush=True)
     raise_if_failed(outcomes, len(jobs))
 
