@@ -21,7 +21,7 @@ test-all: .venv/ready ## the tests, and the slow ones
 	$(BIN)/python -m pytest -q -n auto -m 'not gpu and not slurm'
 
 test-slurm: .venv/ready ## sweeps on a real Slurm that is disturbed; MINI_SLURM is the script that starts and stops it (as root)
-	@MS_DIR=$$(mktemp -d) && export MS_DIR && trap '$(MINI_SLURM) stop' EXIT && $(MINI_SLURM) start && \
+	@MS_DIR=$$(mktemp -d) && export MS_DIR && trap '$(MINI_SLURM) stop' EXIT && trap 'exit 130' INT TERM && $(MINI_SLURM) start && \
 	SLURM_CONF=$$MS_DIR/etc/slurm.conf $(BIN)/python -m pytest -q -m slurm
 
 bench: .venv/ready ## time the training engine, the criteria and the removal of filters against others, side by side
