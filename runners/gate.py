@@ -169,7 +169,8 @@ def plan(config: DictConfig) -> list[Job]:
     Raises:
         ConfigError: whatever is wrong with the first job that cannot be run.
     """
-    check_launcher(cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher)), config.device)
+    launcher = cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=True))
+    check_launcher(launcher, config.device, detach=config.detach)
     grid = unfolded(config)
     compose, options = composer(config), varied(grid)
     found: dict[str, Job] = {}

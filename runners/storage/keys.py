@@ -26,6 +26,7 @@ BOOKKEEPING = frozenset(
         "tensorboard",
         "allow_code_drift",
         "sweep",
+        "detach",
     }
 )
 # What an experiment sets counts, not what it is called; no preset is no part of a name.

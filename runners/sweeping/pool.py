@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from runners.storage.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
 from runners.sweeping.jobs import Job
+from runners.sweeping.outcomes import Outcome
 
 POLL_SECONDS, GRACE_SECONDS = 0.1, 120.0
 # Ends that say nothing against trying again: preempted with the state saved.
@@ -41,15 +43,6 @@ class Child(Protocol):
     def wait(self) -> Any:
         """Returns when it has ended."""
         ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: 0 done, minus the number of the signal that killed it, or an exit code."""
-
-    job: Job
-    code: int
-    seconds: float
 
 
 @dataclass
@@ -142,8 +135,11 @@ def _stop(processes: Sequence[Child]) -> None:
 
 
 def _signal(process: Child, number: signal.Signals) -> None:
+    """To the job's group; to the job alone in the moment before it has one; to nobody if it has ended."""
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        for send in (os.killpg, os.kill):
+            with suppress(ProcessLookupError):
+                return send(process.pid, number)
 
 
 def _quoted(path: Path) -> str:
