@@ -38,6 +38,16 @@ def _text_or_null(value: Any) -> bool:
     return value is None or _text(value)
 
 
+def _plain_name(value: Any) -> bool:
+    """Part of the run folder's name."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,99}", value, re.ASCII) is not None
+
+
+def _names(value: Any) -> bool:
+    """A mapping whose names become names of files and columns."""
+    return isinstance(value, Mapping) and all(re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII) for name in value)
+
+
 def _share(value: Any) -> bool:
     return _number(value) and 0 < value < 1
 
@@ -158,6 +168,20 @@ CHECKS: tuple[Check, ...] = (
         "a list of filters, seeds or both, each once",
         "runner.vary=[filters,seeds]",
     ),
+    (
+        "model.model_name",
+        _plain_name,
+        "a network's name in timm, of letters, digits, '_', '.' and '-' (no address and no path, which could fetch code)",
+        "model.model_name=resnet18",
+    ),
+    (
+        "model.name",
+        _plain_name,
+        "a network's name in torchvision, of letters, digits, '_', '.' and '-'",
+        "model.name=resnet18",
+    ),
+    ("criteria", _names, "a mapping whose names are made of letters, digits and '_'", "criteria=norms"),
+    ("reports", _names, "a mapping whose names are made of letters, digits and '_'", "reports={}"),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),

@@ -4,10 +4,12 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -16,8 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runners.errors import INTERRUPTED, SOME_JOBS_FAILED, ConfigError, ResourceError, UserError
-from runners.gate import CONF, check_arguments, resolved
+from runners.arguments import CONF, check_arguments
+from runners.environment import variable
+from runners.errors import (
+    INTERRUPTED,
+    SOME_JOBS_FAILED,
+    ConfigError,
+    ResourceError,
+    UserError,
+    error_line,
+    is_out_of_memory,
+)
+from runners.gate import resolved
 from runners.storage import folder as run_folder
 from runners.storage.interruption import Preempted, listen, requested
 from runners.storage.keys import run_name
@@ -30,6 +42,7 @@ def main(root: Path) -> int:
     """Composes and runs what the arguments say; returns the exit code."""
     OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing a page and exiting with 1
     codes: list[int] = []
     task = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
@@ -52,8 +65,9 @@ def main(root: Path) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
     failed = [code for code in codes if code]
-    if Preempted.exit_code in failed:
-        return Preempted.exit_code
+    for stopped in (INTERRUPTED, Preempted.exit_code):
+        if stopped in failed:
+            return stopped
     return SOME_JOBS_FAILED if failed and len(codes) > 1 else max(codes, default=0)
 
 
@@ -66,7 +80,7 @@ def run(config: DictConfig, root: Path) -> int:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
         return _show(folder)
     values = resolved(config)
-    listen()
+    _listen()
     warnings.filterwarnings("ignore")
     logging.raiseExceptions = False  # a closed pipe ends the lines, not the run
     try:
@@ -77,12 +91,13 @@ def run(config: DictConfig, root: Path) -> int:
         execute(config, values, folder, root)
         return _show(folder)
     except UserError as error:
-        return _give_up(folder, error, str(error), error.exit_code, debug=config.debug)
+        by_hand = isinstance(error, Preempted) and requested() == signal.SIGINT.name
+        return _give_up(folder, error, str(error), INTERRUPTED if by_hand else error.exit_code, debug=config.debug)
     except KeyboardInterrupt as error:
         _record(folder, error, "interrupted", INTERRUPTED)
         raise
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             sizes = "recipe.batch_size=64 finetune.batch_size=64 score_batch_size=32"
             advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
@@ -90,20 +105,26 @@ def run(config: DictConfig, root: Path) -> int:
         return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
 
 
+def _listen() -> None:
+    """Signals of clusters and the first Ctrl-C are heeded after the step, with the state saved; the second Ctrl-C at once."""
+    listen()
+    note = signal.getsignal(signal.SIGTERM)
+    assert callable(note)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, b"\nstopping after this step, with the state saved; Ctrl-C again stops at once\n")
+        note(number, frame)
+
+    signal.signal(signal.SIGINT, first)
+
+
 def _show(folder: Path) -> int:
     from runners.summary import summary
 
-    try:
-        print(summary(folder))
-        print(folder, flush=True)
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(summary(folder))
+    print(folder, flush=True)
     return 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also torch's own kinds, by their names: torch may not be imported here."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _record(folder: Path, error: BaseException, message: str, code: int) -> None:
@@ -120,7 +141,7 @@ def _give_up(folder: Path, error: BaseException, message: str, code: int, *, deb
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(error_line(message))
     return code
 
 
@@ -130,6 +151,8 @@ def _line(error: BaseException) -> str:
 
 def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
+    if isinstance(error.__cause__, UserError):  # of a resolver of ours
+        return str(error.__cause__)
     text = str(error)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, given = found.groups()
