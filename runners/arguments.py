@@ -67,8 +67,9 @@ def options(group: str) -> list[str]:
 def _check_hydra(override: Override, argument: str) -> None:
     key = override.key_or_group
     if override.package is not None or override.is_delete() or not (key in HYDRA_GROUPS or HYDRA_KEYS.fullmatch(key)):
+        what = key if key.startswith("hydra") else f"{key}@{override.package}"
         raise ConfigError(
-            f"{key} is no option of a run; of Hydra's own hydra.mode, hydra.run.dir, hydra.verbose, hydra.sweeper.params, "
+            f"{what} is no option of a run; of Hydra's own hydra.mode, hydra.run.dir, hydra.verbose, hydra.sweeper.params, "
             f"hydra.launcher.OPTION, hydra/launcher and hydra/job_logging can be set; leave {argument} out"
         )
     for choice in _choices(override) if key in HYDRA_GROUPS else ():
@@ -79,9 +80,10 @@ def _check_hydra(override: Override, argument: str) -> None:
 
 def _check_choice(group: str, choice: str) -> None:
     if not GROUP_NAME.fullmatch(choice):
+        known = ", ".join(options(group))
         raise ConfigError(
-            f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; choose one "
-            f"of {', '.join(options(group))}"
+            f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
+            f"{f'choose one of {known}' if known else f'{group} has none'}"
         )
 
 

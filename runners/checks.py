@@ -43,11 +43,6 @@ def _plain_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,99}", value, re.ASCII) is not None
 
 
-def _names(value: Any) -> bool:
-    """A mapping whose names become names of files and columns."""
-    return isinstance(value, Mapping) and all(re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII) for name in value)
-
-
 def _share(value: Any) -> bool:
     return _number(value) and 0 < value < 1
 
@@ -180,8 +175,6 @@ CHECKS: tuple[Check, ...] = (
         "a network's name in torchvision, of letters, digits, '_', '.' and '-'",
         "model.name=resnet18",
     ),
-    ("criteria", _names, "a mapping whose names are made of letters, digits and '_'", "criteria=norms"),
-    ("reports", _names, "a mapping whose names are made of letters, digits and '_'", "reports={}"),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
@@ -269,6 +262,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first value outside its range, or options that contradict each other.
     """
+    for section in ("criteria", "reports"):
+        _check_names(section, config[section])
     criteria = ["criterion", *(f"criteria.{name}" for name in config["criteria"])]
     of_criteria = [
         (f"{section}.{key}", right, allowed, f"{section}.{key}={example}")
@@ -279,6 +274,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     for contradicts, what, fix in CONFLICTS:
         if contradicts(config):
             raise ConfigError(f"{what}; {fix}")
+
+
+def _check_names(section: str, named: Any) -> None:
+    """These names become names of files, and cells of tables."""
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"{section}={named} cannot be used; it maps names to functions; try {section}.NAME=...")
+    if wrong := [str(name) for name in named if not re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII)]:
+        raise ConfigError(
+            f"{section} has the name {wrong[0]!r}, which cannot be used; names are made of letters, digits and '_'; rename it"
+        )
 
 
 def _check(config: Mapping[str, Any], checks: Iterable[Check]) -> None:

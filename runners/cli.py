@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from runners.arguments import CONF, check_arguments
 from runners.environment import variable
@@ -28,6 +29,7 @@ from runners.errors import (
     UserError,
     error_line,
     is_out_of_memory,
+    user_error_behind,
 )
 from runners.gate import resolved
 from runners.storage import folder as run_folder
@@ -53,7 +55,7 @@ def main(root: Path) -> int:
         task()
     except UserError as error:
         return _fail(str(error), error.exit_code)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         return _fail(explain(error), ConfigError.exit_code)
     except OSError as error:
         return _fail(
@@ -151,8 +153,11 @@ def _line(error: BaseException) -> str:
 
 def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
-    if isinstance(error.__cause__, UserError):  # of a resolver of ours
-        return str(error.__cause__)
+    if ours := user_error_behind(error):
+        return str(ours)
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+        return f"{where}: {error.problem}; a config is YAML, indented by spaces, each key once; mend that line"
     text = str(error)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, given = found.groups()
@@ -163,6 +168,10 @@ def explain(error: Exception) -> str:
         return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
+    if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
+        key, value = found.groups()
+        advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
+        return f"{key}={value} cannot be read; {advice}"
     return f"{_line(error)}; overrides look like key=value; --help shows examples"
 
 

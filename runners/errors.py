@@ -53,3 +53,11 @@ def error_line(message: str) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Also torch's own kinds, by their names: torch may not be imported here."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The error of ours that another package turned into one of its own."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, UserError):
+        behind = behind.__cause__ or behind.__context__
+    return behind

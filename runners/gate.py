@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runners.arguments import CONF, check_overrides, options
 from runners.checks import check_config, check_launcher
-from runners.errors import ConfigError, ResourceError, UserError, error_line
+from runners.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
 from runners.looking import look
 from runners.storage.keys import run_name
 from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
@@ -45,7 +45,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check_section_keys(config: Mapping[str, Any]) -> None:
-    """Refuses keys of recipes and data sets that their files do not have.
+    """Refuses keys of recipes, data sets and runners that their files do not have.
 
     Raises:
         ConfigError: the first such key.
@@ -54,6 +54,7 @@ def check_section_keys(config: Mapping[str, Any]) -> None:
         "recipe": [f"recipe/{name}.yaml" for name in options("recipe")],
         "finetune": [f"recipe/{name}.yaml" for name in options("recipe")],
         "dataset": [f"dataset/{config['names']['dataset']}.yaml"],
+        "runner": [f"runner/{config['names']['runner']}.yaml"],
     }
     for section, files in known_in.items():
         known = {key for file in files for key in _file(file)}
@@ -88,8 +89,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         names = [str(key) for key in config if key != "hydra"]
         return {key: OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key] for key in names}
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):  # of a resolver of ours
-            raise error.__cause__ from error
+        if ours := user_error_behind(error):
+            raise ours from error
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{error.full_key or 'the config'} has no value ({reason}); every option needs one; give it on the command line"
