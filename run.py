@@ -38,8 +38,9 @@ def use_own_packages() -> None:
 def main() -> None:
     """Runs the command line and exits with its code."""
     use_own_packages()
-    from runners import cli
+    from runners import cli, streams
 
+    streams.settle()
     raise SystemExit(cli.main(ROOT))
 
 

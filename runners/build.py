@@ -19,8 +19,9 @@ from torch import nn
 
 from runners.data.counter import fold
 from runners.data.splits import Splits
-from runners.errors import ConfigError
+from runners.errors import ConfigError, UserError, is_out_of_memory
 from runners.pruning.saved import save_pruned
+from runners.redaction import redacted, redacted_argument
 from runners.reports import Report, check_reports, with_reports
 from runners.retrain import scratch_b
 from runners.scoring.score import Ranking, check_criteria
@@ -53,7 +54,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, parts.device)
     check_reports(parts.reports)
-    run_folder.start(folder, values)
+    run_folder.start(folder, redacted(values))
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
     results = with_reports(runner(**arguments), parts.reports)
@@ -69,7 +70,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for name, pruned in results.networks.items():
-        save_pruned(folder / name, pruned, values["model"])
+        save_pruned(folder / name, pruned, redacted(values["model"]))
     for stage in parts.stages.reused:  # it was trained where nobody watched
         watch = parts.watch(stage)
         for row in results.tables["history"].query("stage == @stage").to_dict("records"):
@@ -78,6 +79,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         folder,
         provenance
         | {
+            "command": [redacted_argument(argument) for argument in provenance["command"]],
             "seed": values["seed"],
             "precision": parts.engine.arithmetic,
             "keys": parts.stages.keys,
@@ -293,7 +295,7 @@ def _instantiate(node: Any, what: str) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         reason = (str(cause).strip().splitlines() or [""])[0]
-        if isinstance(cause, Exception) and hasattr(cause, "exit_code"):
+        if isinstance(cause, UserError) or is_out_of_memory(cause):
             raise cause from error
         raise ConfigError(
             f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"

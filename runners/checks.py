@@ -48,6 +48,11 @@ def _slurm_name(option: str, example: str) -> Iterator[Check]:
     yield key, _text_or_null, "a name that the cluster knows, or null for its own choice", f"{key}={example}"
 
 
+def _plain_name(value: Any) -> bool:
+    """Part of the run folder's name."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,99}", value, re.ASCII) is not None
+
+
 def _share(value: Any) -> bool:
     return _number(value) and 0 < value < 1
 
@@ -169,6 +174,18 @@ CHECKS: tuple[Check, ...] = (
         lambda v: isinstance(v, list) and len(v) == len(set(map(str, v))) > 0 and all(map(_one_of("filters", "seeds"), v)),
         "a list of filters, seeds or both, each once",
         "runner.vary=[filters,seeds]",
+    ),
+    (
+        "model.model_name",
+        _plain_name,
+        "a network's name in timm, of letters, digits, '_', '.' and '-' (no address and no path, which could fetch code)",
+        "model.model_name=resnet18",
+    ),
+    (
+        "model.name",
+        _plain_name,
+        "a network's name in torchvision, of letters, digits, '_', '.' and '-'",
+        "model.name=resnet18",
     ),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
@@ -310,6 +327,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first value outside its range, or options that contradict each other.
     """
+    for section in ("criteria", "reports"):
+        _check_names(section, config[section])
     criteria = ["criterion", *(f"criteria.{name}" for name in config["criteria"])]
     of_criteria = [
         (f"{section}.{key}", right, allowed, f"{section}.{key}={example}")
@@ -320,6 +339,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     for contradicts, what, fix in CONFLICTS:
         if contradicts(config):
             raise ConfigError(f"{what}; {fix}")
+
+
+def _check_names(section: str, named: Any) -> None:
+    """These names become names of files, and cells of tables."""
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"{section}={named} cannot be used; it maps names to functions; try {section}.NAME=...")
+    if wrong := [str(name) for name in named if not re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII)]:
+        raise ConfigError(
+            f"{section} has the name {wrong[0]!r}, which cannot be used; names are made of letters, digits and '_'; rename it"
+        )
 
 
 def _check(config: Mapping[str, Any], checks: Iterable[Check]) -> None:

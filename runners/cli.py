@@ -4,10 +4,12 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -15,9 +17,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
-from runners.errors import INTERRUPTED, SOME_JOBS_FAILED, ConfigError, ResourceError, UserError
-from runners.gate import CONF, check_arguments, resolved
+from runners.arguments import CONF, check_arguments
+from runners.environment import variable
+from runners.errors import (
+    INTERRUPTED,
+    SOME_JOBS_FAILED,
+    ConfigError,
+    ResourceError,
+    UserError,
+    error_line,
+    is_out_of_memory,
+    user_error_behind,
+)
+from runners.gate import resolved
 from runners.storage import folder as run_folder
 from runners.storage.interruption import Preempted, listen, requested
 from runners.storage.keys import run_name
@@ -30,6 +44,7 @@ def main(root: Path) -> int:
     """Composes and runs what the arguments say; returns the exit code."""
     OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
+    OmegaConf.register_new_resolver("oc.env", variable, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing a page and exiting with 1
     codes: list[int] = []
     task = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
@@ -40,7 +55,7 @@ def main(root: Path) -> int:
         task()
     except UserError as error:
         return _fail(str(error), error.exit_code)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         return _fail(explain(error), ConfigError.exit_code)
     except OSError as error:
         return _fail(
@@ -52,8 +67,9 @@ def main(root: Path) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
     failed = [code for code in codes if code]
-    if Preempted.exit_code in failed:
-        return Preempted.exit_code
+    for stopped in (INTERRUPTED, Preempted.exit_code):
+        if stopped in failed:
+            return stopped
     return SOME_JOBS_FAILED if failed and len(codes) > 1 else max(codes, default=0)
 
 
@@ -66,7 +82,7 @@ def run(config: DictConfig, root: Path) -> int:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
         return _show(folder)
     values = resolved(config)
-    listen()
+    _listen()
     warnings.filterwarnings("ignore")
     logging.raiseExceptions = False  # a closed pipe ends the lines, not the run
     try:
@@ -77,12 +93,13 @@ def run(config: DictConfig, root: Path) -> int:
         execute(config, values, folder, root)
         return _show(folder)
     except UserError as error:
-        return _give_up(folder, error, str(error), error.exit_code, debug=config.debug)
+        by_hand = isinstance(error, Preempted) and requested() == signal.SIGINT.name
+        return _give_up(folder, error, str(error), INTERRUPTED if by_hand else error.exit_code, debug=config.debug)
     except KeyboardInterrupt as error:
         _record(folder, error, "interrupted", INTERRUPTED)
         raise
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             sizes = "recipe.batch_size=64 finetune.batch_size=64 score_batch_size=32"
             advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
@@ -90,20 +107,26 @@ def run(config: DictConfig, root: Path) -> int:
         return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
 
 
+def _listen() -> None:
+    """Signals of clusters and the first Ctrl-C are heeded after the step, with the state saved; the second Ctrl-C at once."""
+    listen()
+    note = signal.getsignal(signal.SIGTERM)
+    assert callable(note)
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, b"\nstopping after this step, with the state saved; Ctrl-C again stops at once\n")
+        note(number, frame)
+
+    signal.signal(signal.SIGINT, first)
+
+
 def _show(folder: Path) -> int:
     from runners.summary import summary
 
-    try:
-        print(summary(folder))
-        print(folder, flush=True)
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(summary(folder))
+    print(folder, flush=True)
     return 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also torch's own kinds, by their names: torch may not be imported here."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _record(folder: Path, error: BaseException, message: str, code: int) -> None:
@@ -120,7 +143,7 @@ def _give_up(folder: Path, error: BaseException, message: str, code: int, *, deb
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(error_line(message))
     return code
 
 
@@ -130,6 +153,11 @@ def _line(error: BaseException) -> str:
 
 def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
+    if ours := user_error_behind(error):
+        return str(ours)
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+        return f"{where}: {error.problem}; a config is YAML, indented by spaces, each key once; mend that line"
     text = str(error)
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, given = found.groups()
@@ -140,6 +168,10 @@ def explain(error: Exception) -> str:
         return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
+    if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
+        key, value = found.groups()
+        advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
+        return f"{key}={value} cannot be read; {advice}"
     return f"{_line(error)}; overrides look like key=value; --help shows examples"
 
 

@@ -42,3 +42,22 @@ class ResourceError(UserError):
 
 SOME_JOBS_FAILED = 7
 INTERRUPTED = 130
+
+
+def error_line(message: str) -> str:
+    """What is shown of an error: one line, in which nothing steers the terminal, whatever names from files hold."""
+    line = " ".join(message.split())
+    return f"error: {''.join(each if each.isprintable() else ascii(each)[1:-1] for each in line)}\n"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's own kinds, by their names: torch may not be imported here."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The error of ours that another package turned into one of its own."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, UserError):
+        behind = behind.__cause__ or behind.__context__
+    return behind

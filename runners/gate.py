@@ -1,13 +1,13 @@
 """What can be wrong with a config, found before torch is imported and before anything is written."""
 
 import os
-import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -15,32 +15,37 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runners.arguments import CONF, check_overrides, options
 from runners.checks import check_config, check_launcher
-from runners.errors import ConfigError, ResourceError, UserError
+from runners.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
 from runners.looking import look
 from runners.storage.keys import run_name
 from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
 
-CONF = Path(__file__).parents[1] / "conf"
 # The jobs of the sweep that this process has begun.
 PLANNED: list[Job] = []
-GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
+NAME_BYTES = 255  # of a file's name, in every usual file system
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuses keys that nothing reads (`+foo=1`), which would only give the run another name.
+    """Refuses keys that nothing reads (`+foo=1`), which would only give the run another name, and a config without some.
 
     Raises:
         ConfigError: the first such key.
     """
-    groups = [group for entry in _file("config.yaml")["defaults"] if isinstance(entry, dict) for group in entry]
-    known = set(_file("config.yaml")) - {"defaults"} | {group.split("@")[-1] for group in groups}
+    chosen = {
+        group: name for entry in _file("config.yaml")["defaults"] if isinstance(entry, dict) for group, name in entry.items()
+    }
+    known = set(_file("config.yaml")) - {"defaults"} | {group.split("@")[-1] for group in chosen}
     if unknown := sorted(set(config) - known):
         raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
+    optional = {"hydra", *(group for group, name in chosen.items() if name is None or group.startswith("override "))}
+    if missing := sorted(known - optional - set(config)):
+        raise ConfigError(f"{missing[0]} was taken out; every option of --cfg job is needed; leave ~{missing[0]} out")
 
 
 def check_section_keys(config: Mapping[str, Any]) -> None:
-    """Refuses keys of recipes and data sets that their files do not have.
+    """Refuses keys of recipes, data sets and runners that their files do not have.
 
     Raises:
         ConfigError: the first such key.
@@ -49,6 +54,7 @@ def check_section_keys(config: Mapping[str, Any]) -> None:
         "recipe": [f"recipe/{name}.yaml" for name in options("recipe")],
         "finetune": [f"recipe/{name}.yaml" for name in options("recipe")],
         "dataset": [f"dataset/{config['names']['dataset']}.yaml"],
+        "runner": [f"runner/{config['names']['runner']}.yaml"],
     }
     for section, files in known_in.items():
         known = {key for file in files for key in _file(file)}
@@ -66,51 +72,11 @@ def _file(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
 
 
-def check_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra takes them in any case: --multirun in front, and no + before a group that is there anyway.
-
-    Refuses unknown flags, names.*, and option names that are no plain names (`criterion=../../x`) before Hydra looks for such
-    files.
-
-    Raises:
-        ConfigError: the first such argument.
-    """
-    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
-    ordered = multirun + [argument for argument in plain if argument not in multirun]
-    parser = get_args_parser()
-    parser.error = _refuse_flags
-    parser.parse_args(ordered)
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        group = key.lstrip("+~").split("@")[0]
-        if group.startswith("names."):
-            raise ConfigError(f"{group} cannot be set; names follow from the chosen options; leave {argument} out")
-        if not equals or not (CONF / group).is_dir() or group in ("", "."):
-            continue
-        for choice in value.split(","):
-            if not GROUP_NAME.fullmatch(choice.strip().strip("'\"")) and choice not in ("", "null"):
-                raise ConfigError(
-                    f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; choose one "
-                    f"of {', '.join(options(group))}"
-                )
-    return ordered
-
-
 def config_flags(arguments: Sequence[str]) -> list[str]:
     """Of a command line, the flags that say where configs lie, for the jobs of a sweep."""
     given = vars(get_args_parser().parse_args(list(arguments)))
     named = {flag: given[flag] for flag in ("config_path", "config_name", "config_dir") if given[flag]}
     return [f"--{flag.replace('_', '-')}={value}" for flag, value in named.items()]
-
-
-def _refuse_flags(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; flags are those of --help, and all else is key=value; put flags before the overrides")
-
-
-def options(group: str) -> list[str]:
-    """The names that `group=` takes."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -123,6 +89,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         names = [str(key) for key in config if key != "hydra"]
         return {key: OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key] for key in names}
     except OmegaConfBaseException as error:
+        if ours := user_error_behind(error):
+            raise ours from error
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{error.full_key or 'the config'} has no value ({reason}); every option needs one; give it on the command line"
@@ -141,13 +109,12 @@ class Gate(Callback):
                 seen = look(values)
                 print(seen.text, flush=True)
                 raise SystemExit(seen.exit_code)
-            _check_folders(config)
+            _check_folders(config, [Path(str(config.hydra.run.dir))])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks the configs of all jobs of a sweep, and notes them for the launcher."""
         with _one_line():
-            plan(config)
-            _check_folders(config)
+            _check_folders(config, [job.folder for job in plan(config)])
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -172,6 +139,7 @@ def plan(config: DictConfig) -> list[Job]:
     launcher = cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=True))
     check_launcher(launcher, config.device, detach=config.detach)
     grid = unfolded(config)
+    check_overrides({override for job in grid for override in job})  # those of an experiment's YAML too
     compose, options = composer(config), varied(grid)
     found: dict[str, Job] = {}
     for overrides in grid:
@@ -196,18 +164,51 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(error_line(str(error)))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         from runners.cli import explain
 
-        sys.stderr.write(f"error: {explain(error)}\n")
-        raise SystemExit(2) from None
+        sys.stderr.write(error_line(explain(error)))
+        raise SystemExit(ConfigError.exit_code) from None
 
 
-def _check_folders(config: DictConfig) -> None:
-    for key in ("outputs", "store"):
-        check_writable(key, Path(str(config[key])))
+def _check_folders(config: DictConfig, runs: Sequence[Path]) -> None:
+    outputs, store = (Path(str(config[key])) for key in ("outputs", "store"))
+    for run in runs:
+        check_run_folder(run, outputs, store)
+    check_writable("outputs", outputs)
+    check_writable("store", store)
+    if store.stat().st_mode & stat.S_IWOTH:
+        sys.stderr.write(
+            f"warning: store={store} takes files from every user of this machine; hashes detect accidents, not people; "
+            "chmod o-w keeps them out\n"
+        )
+
+
+def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
+    """A run clears its folder and fills it: it must be one of its own, below `outputs`, and no way to elsewhere.
+
+    Raises:
+        ConfigError: it lies elsewhere or in the store, or its name is too long for a file system.
+        ResourceError: it, or something in it, is a symbolic link.
+    """
+    if len(os.fsencode(folder.name)) > NAME_BYTES:
+        raise ConfigError(
+            f"the run folder's name {folder.name[:60]}... has {len(os.fsencode(folder.name))} bytes; {NAME_BYTES} are allowed; "
+            "choose shorter names"
+        )
+    place = folder.parent.resolve() / folder.name
+    if folder.name == ".." or outputs.resolve() not in place.parents or store.resolve() in (place, *place.parents):
+        raise ConfigError(
+            f"hydra.run.dir={folder} cannot be used; run folders lie below outputs={outputs} and outside the store; leave "
+            "hydra.run.dir out, or choose outputs=DIR"
+        )
+    links = [folder] if folder.is_symlink() else [path for path in folder.glob("*") if path.is_symlink()]
+    if links:
+        raise ResourceError(
+            f"{links[0]} is a symbolic link; a run writes nothing through one; remove it, or choose outputs=DIR"
+        )
 
 
 def check_writable(key: str, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What several test files share: the command line without a new process, and the real data where it is."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from runners import cli
+from runners.storage import interruption
 from support import ROOT, Command, Ended
 
 
@@ -25,8 +27,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     def run(*overrides: str, outputs: str | None = None) -> Ended:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), f"outputs={outputs or tmp_path / 'outputs'}", *overrides])
+        monkeypatch.setattr(interruption, "_noted", [])  # no signal came to this run yet
         capfd.readouterr()
-        code = cli.main(ROOT)
+        try:
+            code = cli.main(ROOT)
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         captured = capfd.readouterr()
         return Ended(code, captured.out, captured.err)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from runners.redaction import redacted, redacted_argument
 from runners.storage import folder as run_folder
 from runners.storage.files import write_json
 from runners.storage.keys import digest
@@ -33,15 +34,21 @@ def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Ma
     listed = [
         {
             "number": job.number,
-            "overrides": job.overrides,
+            "overrides": [redacted_argument(override) for override in job.overrides],
             "name": job.name,
             "folder": relpath(job.folder, folder),
-            "values": job.values,
+            "values": redacted(job.values),
         }
         for job in jobs
     ]
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    found = {"version": VERSION, "command": list(command), "started": started, "code": code, "jobs": listed}
+    found = {
+        "version": VERSION,
+        "command": [redacted_argument(argument) for argument in command],
+        "started": started,
+        "code": code,
+        "jobs": listed,
+    }
     write_json(folder / MANIFEST, found)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from runners.data.resident import Images
+from runners.errors import NumericalError
 
 TOP5_FROM_CLASSES = 100
 
@@ -25,7 +26,11 @@ class Quality:
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, images: Images, *, batch_size: int = 500) -> Quality:
-    """Top-1 and top-5 accuracy and mean cross-entropy, in eval mode and fp32; the network's mode is put back."""
+    """Top-1 and top-5 accuracy and mean cross-entropy, in eval mode and fp32; the network's mode is put back.
+
+    Raises:
+        NumericalError: the loss is not finite, and an accuracy counted from such outputs would look like one.
+    """
     was_training = network.training
     network.eval()
     device = images.labels.device
@@ -41,6 +46,11 @@ def evaluate(network: nn.Module, images: Images, *, batch_size: int = 500) -> Qu
             among_five += (logits.topk(5).indices == labels[:, None]).sum()
     network.train(was_training)
     n = len(images)
+    if not loss.isfinite():
+        raise NumericalError(
+            f"the network's loss on {n:,} images is {float(loss)}; all numbers must stay finite; lower the learning rate, or "
+            "look at the weights that were given"
+        )
     return Quality(
         n_images=n,
         n_correct=int(correct),

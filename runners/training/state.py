@@ -134,9 +134,9 @@ class Keeper:
             yield
         except torch.OutOfMemoryError as error:
             device = self.training.totals.device
-            peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else math.nan
+            peak = f", after a peak of {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.type == "cuda" else ""
             raise ResourceError(
-                f"out of memory on {device} in {self._where()}, after a peak of {peak:.1f} GB; the whole batch must fit; "
+                f"out of memory on {device} in {self._where()}{peak}; the whole batch must fit; "
                 "make recipe.batch_size or finetune.batch_size smaller, which changes the result"
             ) from error
 
