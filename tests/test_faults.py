@@ -27,6 +27,7 @@ import models.cifar_resnet
 import runners.accuracy
 import runners.data.fake
 from runners import build
+from runners.arguments import check_overrides
 from runners.data import cifar
 from runners.data.cifar import cifar10
 from runners.environment import variable
@@ -426,6 +427,17 @@ def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path, command: Com
 
 def test_an_error_is_one_printable_line() -> None:
     assert error_line("a\n\tb\x1b[31m\u202ec été 出") == "error: a b\\x1b[31m\\u202ec été 出\n"
+
+
+def test_what_may_be_set_of_hydras_own_part_may_be_set() -> None:
+    check_overrides(
+        [
+            *("hydra.mode=RUN", "hydra.verbose=true", "hydra.run.dir=${outputs}/x", "hydra/job_logging=job"),
+            *("hydra/launcher=slurm", "hydra.launcher.per_device=2", "+hydra.launcher.additional_parameters.gres=gpu:1"),
+            *("hydra.sweeper.params.ratio='0.1,0.2'", "hydra.sweeper.params={ratio:'0.1,0.2'}"),
+            *("criterion=choice(l1,gm)", "criterion=glob(*)", "preset=null", "+criterion@criteria.mine=l1"),
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", ["DATA_ROOT", "MY_DATA_DIR", "SCRATCH", "TMPDIR", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"])
