@@ -583,30 +583,3 @@ def test_the_users_address_of_a_repository_is_not_recorded(tmp_path: Path) -> No
     assert found["commit"] and found["dirty"] and found["diff_sha256"]
     assert not {SECRET, "somebody", "example.org", str(tmp_path)} & set(re.findall(r"[\w./@:-]+", json.dumps(found)))
     assert SECRET not in json.dumps(found)
-
-
-# Rows of these letters name their tests as `words` after the file; a word that no test's name holds is a row without a test.
-ROWS = [*(f"A{n}" for n in range(11, 19)), *(f"B{n}" for n in (*range(1, 8), 11)), "D3", "D4", "D8", "D9", "D10", "F1", "F12"]
-
-
-def unnamed(table: str) -> list[str]:
-    """Of the rows `| A1 | ... | test_file `words`, ...; ... |`, the words that no test of the file has in its name."""
-    tests = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
-    found: list[str] = []
-    for row, cell in re.findall(r"^\| ([ABDFG]\d+) \|.*\| ([^|]+) \|$", table, re.MULTILINE):
-        for file, words in re.findall(r"(test_\w+)([^;]*)", cell):
-            named = re.findall(r"`(\w+)`", words.split("(`")[0])
-            found += [f"{row}: {file} {word}" for word in named if not re.search(rf"def test_\w*{word}", tests.get(file, ""))]
-            found += [] if named or file in tests else [f"{row}: {file}"]
-    return found
-
-
-def test_every_row_is_there_and_names_tests_that_there_are() -> None:
-    table = (ROOT / "docs" / "faults.md").read_text()
-    rows = re.findall(r"^\| ([ABDFG]\d+) \|", table, re.MULTILINE)
-    assert rows == [*ROWS, *(f"G{n}" for n in range(1, 13))]
-    assert unnamed(table) == []
-    assert unnamed("| A1 | fault | what (2) | test_cli `no_such_words` |\n| A2 | a | b | test_nowhere |") == [
-        "A1: test_cli no_such_words",
-        "A2: test_nowhere",
-    ]
