@@ -2,9 +2,11 @@
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
   $(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
+# A throw-away cluster of two virtual nodes: packages slurm-wlm, munge, slurmdbd, mariadb-server.
+MINI_SLURM ?= ../shared/slurm/mini_slurm.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench check clean
+.PHONY: help demo test test-all test-slurm bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,13 +18,18 @@ test: .venv/ready ## set up, then run the tests (at most three minutes)
 	$(BIN)/python -m pytest -q -n auto
 
 test-all: .venv/ready ## the tests, and the slow ones
-	$(BIN)/python -m pytest -q -n auto -m 'not gpu'
+	$(BIN)/python -m pytest -q -n auto -m 'not gpu and not slurm'
+
+test-slurm: .venv/ready ## sweeps on a real Slurm that is disturbed; MINI_SLURM is the script that starts and stops it (as root)
+	@MS_DIR=$$(mktemp -d) && export MS_DIR && trap '$(MINI_SLURM) stop' EXIT && trap 'exit 130' INT TERM && $(MINI_SLURM) start && \
+	SLURM_CONF=$$MS_DIR/etc/slurm.conf $(BIN)/python -m pytest -q -m slurm
 
 bench: .venv/ready ## time the training engine, the criteria and the removal of filters against others, side by side
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/engine_gpu.py
 	$(BIN)/python benchmarks/criteria.py
 	$(BIN)/python benchmarks/removal.py
+	$(BIN)/python benchmarks/sweep.py
 
 check: .venv/ready ## ruff format, ruff check, pyright
 	$(BIN)/ruff format --check .

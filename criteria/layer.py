@@ -48,9 +48,9 @@ class Weights:
     def centred(self) -> Iterator[tuple[Float64[Tensor, " columns"], Float64[Tensor, "out columns"]]]:
         """The mean of the filters and the filters about it, some columns at a time."""
         for columns in self.weight.detach().flatten(1).split(COLUMNS, dim=1):
-            precise = columns.to(torch.float64, copy=True)
+            precise = columns.double()
             mean = precise.mean(0)
-            yield mean, precise.sub_(mean)
+            yield mean, precise - mean
 
     @cached_property
     def gram(self) -> Float64[Tensor, "out out"]:

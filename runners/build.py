@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
@@ -59,11 +60,13 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     results = with_reports(runner(**arguments), parts.reports)
     own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
     chosen = {"pruned_by": parts.chosen} | _rule_columns(values)
+    tables: dict[str, pd.DataFrame] = {}
     for name, table in results.tables.items():
         about_all = {"criterion", "criterion_a"} & set(table)
         columns = own if about_all else own | chosen
         added = {column: value for column, value in columns.items() if column not in table}
-        run_folder.write_table(folder, name, table.assign(**added))
+        tables[name] = table.assign(**added)
+        run_folder.write_table(folder, name, tables[name])
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for name, pruned in results.networks.items():
@@ -80,10 +83,12 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
             "seed": values["seed"],
             "precision": parts.engine.arithmetic,
             "keys": parts.stages.keys,
+            "contents": parts.stages.contents,
             "reused": parts.stages.reused,
             "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},
             "peak_memory_mb": facts.peak_memory_mb(parts.device),
         },
+        tables["accuracy"],
     )
 
 
@@ -252,7 +257,8 @@ class Parts:
     def stages(self) -> Stages:
         """The store, with this run's keys."""
         chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, _content(self.splits))
-        return Stages(Store(Path(self.values["store"]).resolve()), chain, rerun=self.values["rerun"])
+        store = Store(Path(self.values["store"]).resolve())
+        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"])
 
 
 def _device(name: str) -> torch.device:

@@ -106,8 +106,9 @@ class Gate(Callback):
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
             values = check(config)
             if values["runner"].get("looks"):
-                print(look(values))
-                raise SystemExit(0)
+                seen = look(values)
+                print(seen.text, flush=True)
+                raise SystemExit(seen.exit_code)
             _check_folders(config, [Path(str(config.hydra.run.dir))])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -135,7 +136,8 @@ def plan(config: DictConfig) -> list[Job]:
     Raises:
         ConfigError: whatever is wrong with the first job that cannot be run.
     """
-    check_launcher(cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher)), config.device)
+    launcher = cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=True))
+    check_launcher(launcher, config.device, detach=config.detach)
     grid = unfolded(config)
     check_overrides({override for job in grid for override in job})  # those of an experiment's YAML too
     compose, options = composer(config), varied(grid)

@@ -6,9 +6,11 @@ from typing import Any
 
 from hydra.utils import get_method
 
+from runners.reporting.seen import Seen
 
-def look(values: Mapping[str, Any]) -> str:
-    """What the config's runner says; its arguments are options of its YAML, or of the whole config.
+
+def look(values: Mapping[str, Any]) -> Seen:
+    """What the config's runner sees; its arguments are options of its YAML, or of the whole config.
 
     Raises:
         UserError: there is nothing to look at, or it is damaged.

@@ -78,6 +78,7 @@ COMPOSITION = (
     (["scope=lokal"], "scope=lokal cannot be used; it is layer or global"),
     (["rounding=up"], "rounding=up cannot be used; it is floor_pruned, floor_kept or nearest"),
     (["device=gpu"], "device=gpu cannot be used; it is auto, cpu, cuda"),
+    (["lock=fcntl"], "lock=fcntl cannot be used; it is auto, flock, lease or none"),
     (["rerun=1"], "rerun=1 cannot be used; it is true or false"),
     (["dataset.score_share=0"], "dataset.score_share=0 cannot be used"),
     (["weights="], "weights= cannot be used; it is a file, or null to train"),

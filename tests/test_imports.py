@@ -35,10 +35,16 @@ BEFORE_TORCH = (
     "runners.storage.files",
     "runners.storage.code",
     "runners.sweeping.local",
+    "runners.sweeping.slurm",
+    "runners.sweeping.task",
     "hydra_plugins.prunescope.slots",
+    "hydra_plugins.prunescope.slurm",
     "hydra_plugins.prunescope.grid",
     "runners.reporting.sweep",
     "runners.reporting.status",
+    "runners.storage.locks",
+    "runners.storage.store",
+    "runners.reporting.doctor",
 )
 WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -23,6 +23,8 @@ from runners.reporting.escapes import csv_cell, latex, markdown, plain
 from runners.reporting.state import DAMAGED, DONE, FAILED, LOST, MISSING, RUNNING, STOPPED, alive, state_of
 from runners.reporting.sweep import find_sweep, read_sweep, sweeps_below
 from runners.storage import folder as run_folder
+from runners.storage.files import write_json
+from runners.storage.keys import file_digest
 
 COMMAND = ["run.py", "--multirun", "criterion=l1,l2", "ratio=0.1,0.5", "seed=0,1"]
 RHO = "layer,index,criterion_a,criterion_b,rho,n_filters,note\nconv1,1,l1,l2,0.75,16,\nconv2,2,l1,l2,0.25,16,\n"
@@ -92,8 +94,15 @@ def finish(outputs: Path, values: Mapping[str, Any], found: dict[str, Any], rho:
     folder = begin(outputs, values)
     (folder / "accuracy.csv").write_text("stage\n")
     (folder / "spearman.csv").write_text(rho)
-    run_folder.finish(folder, found)
+    write_json(folder / "run.json", found)
+    seal(folder)
     return folder
+
+
+def seal(folder: Path) -> None:
+    """What `run_folder.finish` says of files as they are now."""
+    files = {name: file_digest(folder / name) for name in ("accuracy.csv", "run.json", "spearman.csv")}
+    write_json(folder / "status.json", {"state": "done", "ended": "2026-11-21T15:30:00Z", "sha256": files})
 
 
 def change(path: Path, **values: Any) -> None:
@@ -372,7 +381,8 @@ def seven(tmp_path: Path, gone: int) -> Path:
     log = begin(tmp_path, SEVEN[1]) / "run.log"
     line = "2026-11-21 14:00:42,554 INFO runners.training.progress: {}: epoch {}/40, loss 2.5, 394 images/s, {} left\n"
     log.write_text(line.format("train", 40, "0:00") + line.format("finetune", 3, "1:12:05") + "a last line\n")
-    change(log.parent / "status.json", started="2026-11-21T15:00:00Z")
+    # Later than this process began, whenever the test runs: else its number would have come round again.
+    change(log.parent / "status.json", started="2999-01-01T00:00:00Z")
     run_folder.fail(begin(tmp_path, SEVEN[2]), "loss is nan", 5, "")
     run_folder.fail(begin(tmp_path, SEVEN[3]), "SIGTERM came", 75, "")
     change(begin(tmp_path, SEVEN[4]) / "status.json", pid=gone)
@@ -384,7 +394,7 @@ def test_status_of_every_state(seven: Path) -> None:
     assert status.status(seven).splitlines() == [
         "7 jobs: 1 done, 1 running, 1 failed, 1 stopped, 1 lost, 1 damaged, 1 missing",
         "0  done     criterion=l1 ratio=0.1   top-1 93.25 % (tuned), 27.0 s",
-        "1  running  criterion=l1 ratio=0.2   finetune: epoch 3/40, 1:12:05 left; since 2026-11-21T15:00:00Z",
+        "1  running  criterion=l1 ratio=0.2   finetune: epoch 3/40, 1:12:05 left; since 2999-01-01T00:00:00Z",
         "2  failed   criterion=l1 ratio=0.3   exit code 5: loss is nan",
         "3  stopped  criterion=l1 ratio=0.4   the same command goes on",
         "4  lost     criterion=l1 ratio=0.5   the same command goes on",
@@ -396,18 +406,18 @@ def test_status_of_every_state(seven: Path) -> None:
 
 
 def test_status_of_a_finished_sweep_gives_no_command(done: Path) -> None:
-    lines = status.run(None, str(done.parents[1])).splitlines()
+    lines = status.run(None, str(done.parents[1])).text.splitlines()
     assert lines[0] == "4 jobs: 4 done" and lines[-1] == f"Sweep {done}, started 2026-11-21T15:00:00Z."
 
 
 def test_status_is_read_afresh(seven: Path) -> None:
     log = seven.parents[1] / "l1-0.2" / "run.log"
     log.write_text("Loading\n")
-    assert "  Loading; since 2026" in status.status(seven)
+    assert "  Loading; since 2999" in status.status(seven)
     log.write_text("x" * 100_000)
     assert max(map(len, status.status(seven).splitlines())) < 400
     log.unlink()
-    assert "ratio=0.2   since 2026" in status.status(seven)
+    assert "ratio=0.2   since 2999" in status.status(seven)
     shutil.rmtree(seven.parents[1] / "l1-0.1")
     assert status.status(seven).startswith("7 jobs: 1 running,")
 
@@ -538,7 +548,7 @@ FILES = ("rows.csv", "summary.csv", "spearman.csv", "missing.csv", "report.md", 
 def test_a_second_report_is_the_same_bytes(done: Path) -> None:
     first = report.report(done)
     content = {name: (done / name).read_bytes() for name in FILES}
-    assert report.run(str(done), "elsewhere") == first
+    assert report.run(str(done), "elsewhere").text == first
     assert {name: (done / name).read_bytes() for name in FILES} == content
     assert not [path for path in done.iterdir() if path.name.startswith(".")]
 

@@ -1,5 +1,6 @@
 """The whole command, on a tiny budget."""
 
+import io
 import json
 import os
 import signal
@@ -85,7 +86,11 @@ def test_one_run_leaves_every_table(command: Command) -> None:
     with Image.open(folder / "history.png") as picture:
         assert picture.size == (1200, 780)
     facts = json.loads((folder / "run.json").read_text())
-    assert set(facts["seconds"]) == {"trained", "scores", "selection", "recalibrated", "tuned", "measured", "total"}
+    timed = {"trained", "scores", "selection", "recalibrated", "tuned", "measured", "waited", "total"}
+    assert set(facts["seconds"]) == timed and facts["seconds"]["waited"] < 1
+    assert facts["contents"].keys() == {"trained", "scores", "selection", "tuned"}
+    row = pd.read_csv(io.StringIO(pd.DataFrame(facts["accuracy"]).to_csv(index=False)))
+    pd.testing.assert_frame_equal(row, accuracy, check_exact=True, check_dtype=False)
     assert {"code", "versions", "hardware", "seed", "keys", "peak_memory_mb"} <= set(facts)
     assert facts["precision"] in ("fp32", "bf16"), "auto is resolved"
     assert json.loads((folder / "status.json").read_text())["state"] == "done"

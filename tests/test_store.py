@@ -5,12 +5,16 @@ import json
 import logging
 import os
 import random
+import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from runners.errors import ResourceError, StoreError
+from runners.errors import NumericalError, ResourceError, StoreError
 from runners.storage import folder as run_folder
+from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import canonical, chain, digest, file_digest, run_name
+from runners.storage.stages import WEIGHTS, Stages, read_table
 from runners.storage.store import MANIFEST, Store
 from runners.storage.weights import load_weights, save_weights
 
@@ -46,6 +52,7 @@ CONFIG: dict[str, Any] = {
     "device": "auto",
     "outputs": "/somewhere/outputs",
     "store": "/somewhere/outputs/store",
+    "lock": "auto",
     "rerun": False,
     "tensorboard": False,
     "compile": False,
@@ -219,6 +226,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"device": "cuda:1"}, set()),
         ({"outputs": "/elsewhere"}, set()),
         ({"store": "/elsewhere"}, set()),
+        ({"lock": "lease"}, set()),
         ({"rerun": True}, set()),
         ({"debug": True}, set()),
         ({"tensorboard": True}, set()),
@@ -239,7 +247,7 @@ def test_other_images_under_the_same_name_rename_everything() -> None:
 
 def test_bookkeeping_changes_no_run_name() -> None:
     same = changed(device="cpu", outputs="/a", store="/b", rerun=True, debug=True, data_root="/c", dataset__data_root="/c")
-    same |= {"tensorboard": True, "cuda_graph": False}
+    same |= {"tensorboard": True, "cuda_graph": False, "lock": "none"}
     assert run_name(same) == run_name(CONFIG)
     assert len({run_name(changed(**{key: 7})) for key in ("seed", "ratio", "min_keep", "recipe__lr", "finetune__lr")}) == 5
 
@@ -289,7 +297,8 @@ def test_what_is_published_is_found_whole(tmp_path: Path) -> None:
     assert entry == tmp_path / "trained" / "ab" / KEY == store.find("trained", KEY)
     assert (entry / "weights.bin").read_bytes() == b"content" * 100
     manifest = json.loads((entry / MANIFEST).read_text())
-    assert manifest == {"stage": "trained", "key": KEY, "sha256": {"weights.bin": file_digest(entry / "weights.bin")}}
+    files = {"weights.bin": file_digest(entry / "weights.bin")}
+    assert manifest == {"version": 1, "stage": "trained", "key": KEY, "sha256": files}
     assert store.find("scores", KEY) is None and store.find("trained", "ab" + "1" * 30) is None
     assert [path.name for path in entry.parent.iterdir()] == [KEY]
 
@@ -408,6 +417,186 @@ def test_publishing_over_a_damaged_entry_does_not_hand_out_the_damage(tmp_path: 
     assert store.find("trained", KEY) is not None
 
 
+def test_an_entry_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.publish("trained", KEY, write())
+    edited(version=3)(entry / MANIFEST)
+    with pytest.raises(StoreError, match="was written by version 3 of the store; this is version 1"):
+        store.find("trained", KEY)
+    assert entry.is_dir()
+    manifest = json.loads((entry / MANIFEST).read_text())
+    del manifest["version"]  # as entries were before there was one
+    write_json(entry / MANIFEST, manifest)
+    assert store.find("trained", KEY) == entry
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
+@pytest.mark.parametrize("call", ["read_bytes", "iterdir", "open"])
+def test_reading_an_entry_survives_a_network_s_hiccups(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    entry = store.publish("trained", KEY, write())
+    original, left = getattr(Path, call), 2
+
+    def hiccup(self: Path, *arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        if left and entry in (self, self.parent):
+            left -= 1
+            raise OSError(number, os.strerror(number))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, hiccup)
+    assert store.find("trained", KEY) == entry and left == 0
+    left = 3
+    if number == errno.ENOENT:
+        assert store.find("trained", KEY) is None and not entry.exists(), "what stays away is damage"
+    else:
+        with pytest.raises(StoreError, match=f"cannot be read .{os.strerror(number)}.") as caught:
+            store.find("trained", KEY)
+        assert caught.value.exit_code == 4 and entry.exists(), "nothing is set aside that could not be read"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
+def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(Store(tmp_path), {"scores": KEY})
+    table = pd.DataFrame({"score": [0.1]})
+    left = 2
+
+    def hiccup(path: Path) -> pd.DataFrame:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError(number, os.strerror(number))
+        return read_table(path)
+
+    monkeypatch.setattr("runners.storage.stages.read_table", hiccup)
+    pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)
+    assert left == 0
+    left = 3
+    with pytest.raises(StoreError, match="stored scores .* cannot be read"):
+        stages.table("scores", lambda: table)
+
+
+def test_a_store_deleted_while_a_run_reads_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stages(Store(tmp_path / "store"), {"scores": KEY})
+    table = pd.DataFrame({"score": [0.1]})
+
+    def deleted(self: Stages, stage: str, produce: Any) -> Path:
+        entry = original(self, stage, produce)
+        shutil.rmtree(tmp_path / "store")
+        return entry
+
+    original = Stages._entry
+    with monkeypatch.context() as patch:
+        patch.setattr(Stages, "_entry", deleted)
+        with pytest.raises(StoreError, match="nobody may delete from store="):
+            stages.table("scores", lambda: table)
+    pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)  # the same command makes it anew
+    assert Store(tmp_path / "store").find("scores", KEY)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_store_that_no_longer_takes_files_is_a_resource_error(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ResourceError, match=os.strerror(number)) as caught:
+        Store(tmp_path).publish("trained", KEY, write())
+    assert caught.value.exit_code == 6 and list(tmp_path.iterdir()) == []
+    assert (" MB free" in str(caught.value)) == (number == errno.EDQUOT)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_weights_that_are_no_numbers_are_not_published(name: str, bad: float, tmp_path: Path) -> None:
+    stages = Stages(Store(tmp_path), {"trained": KEY})
+    sick = network()
+    sick.state_dict()[name].view(-1)[0] = bad
+    history = pd.DataFrame({"epoch": [1]})
+    with pytest.raises(NumericalError, match=f"the result of stage 'trained' has values in {name} that are not finite"):
+        stages.network("trained", network(), lambda unfinished: (sick, history))
+    assert Store(tmp_path).find("trained", KEY) is None
+    stages.network("trained", network(), lambda unfinished: (network(), history))
+    assert Store(tmp_path).find("trained", KEY), "the control: finite weights are"
+
+
+def test_a_pickle_in_the_place_of_stored_weights_is_not_run_even_if_its_hash_is_right(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    stages = Stages(Store(tmp_path / "store"), {"trained": KEY})
+    history = pd.DataFrame({"epoch": [1]})
+    stages.network("trained", network(), lambda unfinished: (network(), history))
+    entry = Store(tmp_path / "store").find("trained", KEY)
+    assert entry is not None
+    for payload in payloads(canary).values():
+        torch.save(payload, entry / WEIGHTS)
+        hashes = {name: file_digest(entry / name) for name in (WEIGHTS, "history.csv")}
+        edited(sha256=hashes)(entry / MANIFEST)
+        with pytest.raises(StoreError):
+            stages.network("trained", network(), lambda unfinished: (network(), history))
+    assert not canary.exists()
+
+
+def test_what_killed_processes_left_goes_after_a_day_of_the_file_server_s_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    folder = tmp_path / "trained" / "ab"
+    for name, days in (("old", 1.1), ("young", 0.9)):
+        left = folder / f"tmp.{name}"
+        left.mkdir(parents=True)
+        (left / "weights.bin").write_bytes(b"half")
+        then = left.stat().st_mtime - days * 86400
+        os.utime(left, (then, then))
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # this host's clock counts for nothing
+    store.publish("trained", KEY, write())
+    assert sorted(path.name for path in folder.iterdir()) == [KEY, "tmp.young"]
+
+
+def test_a_raised_version_renames_its_stage_and_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in STAGES:
+        before = chain(CONFIG, "data")
+        with monkeypatch.context() as patch:
+            raised = keys.STAGES[stage]
+            patch.setattr(keys, "STAGES", {**keys.STAGES, stage: replace(raised, version=raised.version + 1)})
+            after = chain(CONFIG, "data")
+        assert {name for name in STAGES if before[name] != after[name]} == set(STAGES[STAGES.index(stage) :])
+
+
+def test_runs_whose_results_of_one_key_differ_are_told_apart() -> None:
+    def facts(content: str, key: str = "k") -> dict[str, Any]:
+        return {"keys": {"dataset": "d", "trained": key}, "contents": {"trained": content}}
+
+    assert run_folder.mixed({"a": facts("1"), "b": facts("1"), "c": facts("2", "l"), "d": {"keys": {}}}) == {}
+    assert run_folder.mixed({"a": facts("1"), "b": facts("2"), "c": facts("1"), "d": facts("3", "l")}) == {
+        "trained k": {"1": ["a", "c"], "2": ["b"]}
+    }
+
+
+def test_publishing_puts_files_folder_and_parents_to_disk_in_that_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        done.append(f"-> {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    Store(tmp_path / "store").publish("trained", KEY, write())
+    named = ["folder" if name.startswith("tmp.") else "a" if name.startswith(f".{MANIFEST}") else name for name in done]
+    assert named == ["weights.bin", "a", f"-> {MANIFEST}", "folder", f"-> {KEY}", "ab", "trained", "store"]
+
+
 def no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -474,14 +663,84 @@ def test_a_run_folder_goes_from_running_to_failed_to_done(tmp_path: Path) -> Non
     assert (tmp_path / run_folder.ERROR_LOG).read_text() == "Traceback ..." and not run_folder.is_done(tmp_path)
     run_folder.start(tmp_path, {"ratio": 0.5})
     assert not (tmp_path / run_folder.ERROR_LOG).exists()
-    for name in ("accuracy.csv", "spearman.csv"):
-        (tmp_path / name).touch()
-    run_folder.finish(tmp_path, {"seed": 0})
-    assert run_folder.is_done(tmp_path) and json.loads((tmp_path / run_folder.FACTS).read_text()) == {"seed": 0}
+    finished(tmp_path)
+    assert run_folder.is_done(tmp_path)
+
+
+ACCURACY = pd.DataFrame(
+    {
+        "stage": ["trained", "tuned"],
+        "loss_nats": [0.1 + 0.2, float("nan")],
+        "n_correct": [3, 4],
+        "best_epoch": pd.array([None, 7], dtype="Int64"),
+        "note": ["", "a"],
+    }
+)
+
+
+def finished(folder: Path) -> None:
+    """A run folder as a run leaves it."""
+    run_folder.start(folder, {"ratio": 0.5})
+    run_folder.write_table(folder, "accuracy", ACCURACY)
+    run_folder.write_table(folder, "spearman", pd.DataFrame({"rho": [0.5, 0.25]}))
+    run_folder.finish(folder, {"seed": 0}, ACCURACY)
+
+
+def test_the_facts_of_a_finished_run_are_its_row(tmp_path: Path) -> None:
+    finished(tmp_path)
+    facts = json.loads((tmp_path / run_folder.FACTS).read_text())
+    assert facts == {
+        "seed": 0,
+        "accuracy": [
+            {"stage": "trained", "loss_nats": 0.1 + 0.2, "n_correct": 3, "best_epoch": None, "note": ""},
+            {"stage": "tuned", "loss_nats": None, "n_correct": 4, "best_epoch": 7, "note": "a"},
+        ],
+    }
+    status = json.loads((tmp_path / run_folder.STATUS).read_text())
+    names = ("accuracy.csv", "run.json", "spearman.csv")
+    assert status["sha256"] == {name: file_digest(tmp_path / name) for name in names}
+
+
+@pytest.mark.parametrize("name", ["run.json", "accuracy.csv", "spearman.csv"])
+def test_a_run_folder_with_any_flipped_bit_or_torn_file_is_not_done(tmp_path: Path, name: str) -> None:
+    finished(tmp_path)
+    path, rng = tmp_path / name, random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(50):
+        broken = bytearray(whole)
+        broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        path.write_bytes(broken if rng.random() < 0.8 else whole[: rng.randrange(len(whole))])
+        assert not run_folder.is_done(tmp_path)
+    path.unlink()
+    assert not run_folder.is_done(tmp_path)
+    path.write_bytes(whole)
+    assert run_folder.is_done(tmp_path), "the control: whole again"
+
+
+def test_a_run_folder_from_before_there_were_hashes_is_not_done(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / run_folder.STATUS).write_text('{"state": "done", "ended": "2026-01-01T00:00:00Z"}')
+    assert not run_folder.is_done(tmp_path)
+    for names in ((), ("run.json",)):  # hashes of too little
+        hashes = {name: file_digest(tmp_path / name) for name in names}
+        (tmp_path / run_folder.STATUS).write_text(json.dumps({"state": "done", "sha256": hashes}))
+        assert not run_folder.is_done(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'"done"', b'{"state": "running"}', b"{}", b"\xff\xfe", bytes(20)]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"done"',
+        b'{"state": "done", "sha256": 3}',
+        b'{"state": "running"}',
+        b"{}",
+        b"\xff\xfe",
+        bytes(20),
+    ],
 )
 def test_a_broken_status_is_not_done(tmp_path: Path, content: bytes) -> None:
     (tmp_path / run_folder.STATUS).write_bytes(content)

@@ -20,9 +20,9 @@ from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus
 from runners.sweeping.jobs import Job, varied
-from runners.sweeping.local import JobsFailed, not_done, raise_if_failed, why
-from runners.sweeping.manifest import begin, sweep_folder
-from runners.sweeping.pool import Outcome, run_all
+from runners.sweeping.manifest import begin, not_done, sweep_folder
+from runners.sweeping.outcomes import JobsFailed, Outcome, raise_if_failed, why
+from runners.sweeping.pool import run_all
 from support import ROOT, Command
 
 TINY = (
@@ -168,9 +168,12 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_threads_are_divided_and_the_users_own_number_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
     assert {slot.threads for slot in slots("auto", per_device=2)} == {2}
     assert {slot.threads for slot in slots("auto", per_device=8)} == {1}
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")  # a cluster that does not bind jobs to their CPUs
+    assert {slot.threads for slot in slots("auto", per_device=1)} == {2}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     [slot, *_] = slots("auto", per_device=1)
     assert slot.environment == {"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": "0"}
@@ -222,7 +225,7 @@ def test_changed_code_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch)
     check_code(ROOT, allow_drift=True)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="of Linux")
 def test_a_job_stops_when_its_sweep_dies(tmp_path: Path) -> None:
     """A middle process starts the job and is killed; the job gets SIGTERM."""
     job = (
@@ -246,7 +249,9 @@ def test_a_job_stops_when_its_sweep_dies(tmp_path: Path) -> None:
 def test_a_job_whose_sweep_has_died_already_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(pool.PARENT, raising=False)
     follow_parent()
-    monkeypatch.setenv(pool.PARENT, "1" if os.getppid() != 1 else "2")
+    ended = python("")
+    ended.wait()
+    monkeypatch.setenv(pool.PARENT, str(ended.pid))
     with pytest.raises(Preempted, match="has ended"):
         follow_parent()
 

@@ -18,16 +18,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import matplotlib.backends.backend_agg  # noqa: E402, F401
-import timm  # noqa: E402, F401
 import torch  # noqa: E402
-import torch._dynamo  # noqa: E402, F401  (the first optimizer imports it)
-import torch.utils.benchmark  # noqa: E402, F401
 
 import runners.accuracy  # noqa: E402
-import runners.build  # noqa: E402
-import runners.one_shot  # noqa: E402, F401
-import runners.summary  # noqa: E402, F401
+import runners.imported  # noqa: E402, F401
 import runners.training.state  # noqa: E402
 from runners import cli  # noqa: E402
 from runners.training.state import Training  # noqa: E402

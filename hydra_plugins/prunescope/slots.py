@@ -8,6 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from runners.cli import main
 from runners.gate import CONF, PLANNED, config_flags
 from runners.sweeping.local import run_here
 
@@ -19,10 +20,11 @@ class SlotsLauncher(Launcher):
         devices: `auto` is every visible GPU, else the CPU; `cpu`; or a list of GPUs.
         per_device: jobs at a time on each.
         retries: how often a job is started again that was preempted or killed.
+        warm: whether jobs are forks of one process that has imported torch; `auto` is where no GPU is used.
     """
 
-    def __init__(self, devices: str | Sequence[int], per_device: int, retries: int) -> None:
-        self.devices, self.per_device, self.retries = devices, per_device, retries
+    def __init__(self, devices: str | Sequence[int], per_device: int, retries: int, warm: str | bool) -> None:
+        self.devices, self.per_device, self.retries, self.warm = devices, per_device, retries, warm
         self.config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -40,9 +42,11 @@ class SlotsLauncher(Launcher):
             PLANNED,
             self.config,
             CONF.parent,
+            main=main,
             flags=config_flags(sys.argv[1:]),
             devices=self.devices,
             per_device=self.per_device,
             retries=self.retries,
+            warm=self.warm,
         )
         return []

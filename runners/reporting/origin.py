@@ -9,6 +9,7 @@ from typing import Any
 from runners.errors import StoreError
 from runners.reporting.escapes import plain, shown
 from runners.reporting.sweep import Job
+from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING, STAGES
 
 MOST_LISTED = 10
@@ -63,6 +64,10 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
         ("Numerics classes", _classes(done, numerics_class)),
         ("Different keys of each stage", ", ".join(keys)),
         ("Stages taken from the store, which another machine may have made", _tally(stored) or "none"),
+        (
+            "Results of one key that came out differently",
+            _distinct(mixed({each.job.name: each.facts for each in done})) or "none",
+        ),
     ]
 
 

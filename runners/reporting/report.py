@@ -7,6 +7,7 @@ from pathlib import Path
 from runners.reporting.escapes import markdown, plain
 from runners.reporting.origin import Finished, check_baselines, origins
 from runners.reporting.pivot import pivot
+from runners.reporting.seen import Seen
 from runners.reporting.state import DAMAGED, DONE, State, counts, state_of
 from runners.reporting.status import varies
 from runners.reporting.sweep import Job, Sweep, find_sweep, read_sweep
@@ -51,13 +52,13 @@ class Collected:
         return [(job, state) for job, state in self.states if state.name != DONE]
 
 
-def run(sweep: str | None, outputs: str) -> str:
+def run(sweep: str | None, outputs: str) -> Seen:
     """The report of the sweep that is meant; see `find_sweep`.
 
     Raises:
         UserError: as `report`.
     """
-    return report(find_sweep(sweep, outputs))
+    return Seen(report(find_sweep(sweep, outputs)))
 
 
 def report(sweep: Path) -> str:

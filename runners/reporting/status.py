@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.reporting.escapes import plain, shown
+from runners.reporting.seen import Seen
 from runners.reporting.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, last_lines, state_of
 from runners.reporting.sweep import Job, Sweep, find_sweep, read_sweep
 
@@ -15,13 +16,13 @@ LONGEST_LINE = 300
 GOES_ON = "the same command goes on"
 
 
-def run(sweep: str | None, outputs: str) -> str:
+def run(sweep: str | None, outputs: str) -> Seen:
     """The status of the sweep that is meant; see `find_sweep`.
 
     Raises:
         ConfigError: there is no such sweep, or its manifest cannot be read.
     """
-    return status(find_sweep(sweep, outputs))
+    return Seen(status(find_sweep(sweep, outputs)))
 
 
 def status(sweep: Path) -> str:

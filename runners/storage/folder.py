@@ -2,16 +2,20 @@
 
 import io
 import json
+import math
 import os
 import shutil
+import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from runners.storage.files import write_atomic, write_json
+from runners.storage.files import read_again, write_atomic, write_json
+from runners.storage.keys import file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,15 +24,18 @@ if TYPE_CHECKING:
 STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
 CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
 TENSORBOARD = "tensorboard"
+SHOWN = {"accuracy.csv", "spearman.csv", FACTS}  # what every finished run has
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run ended well in `folder`, and what it shows is still there."""
+    """Whether a run ended well in `folder`, and its tables and facts are there as they were written."""
     try:
-        if not all((folder / name).is_file() for name in ("accuracy.csv", "spearman.csv", FACTS)):
+        status = json.loads((folder / STATUS).read_text())
+        files: dict[str, str] = status["sha256"]
+        if status["state"] != "done" or not files.keys() >= SHOWN:
             return False
-        return json.loads((folder / STATUS).read_text())["state"] == "done"
-    except (OSError, ValueError, KeyError, TypeError):
+        return all(read_again(partial(file_digest, folder / name)) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -37,14 +44,49 @@ def start(folder: Path, config: Mapping[str, Any]) -> None:
     for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*/plan.json")):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    write_json(folder / STATUS, {"state": "running", "started": _now(), "pid": os.getpid()})
+    write_json(folder / STATUS, {"state": "running", "started": _now(), "host": socket.gethostname(), "pid": os.getpid()})
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 
-def finish(folder: Path, facts: dict[str, Any]) -> None:
-    """Notes that everything is written: the last thing a run does."""
-    write_json(folder / FACTS, facts)
-    write_json(folder / STATUS, {"state": "done", "ended": _now()})
+def finish(folder: Path, facts: dict[str, Any], accuracy: "pd.DataFrame") -> None:
+    """Notes that everything is written: the last thing a run does.
+
+    Args:
+        accuracy: becomes part of the facts: run.json alone is then the finished row, whatever becomes of the tables.
+    """
+    write_json(folder / FACTS, facts | {"accuracy": rows(accuracy)})
+    files = {path.name: file_digest(path) for path in sorted([folder / FACTS, *folder.glob("*.csv")])}
+    write_json(folder / STATUS, {"state": "done", "ended": _now(), "sha256": files})
+
+
+def rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """A table as plain values for strict JSON, row by row; a number that is none is null."""
+    found = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(column): _plain(value) for column, value in row.items()} for row in found]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Results that came out otherwise in some runs than in others, though they have one key.
+
+    One that was lost or damaged, and made anew on other hardware, may differ in its last bits; rows before and after are
+    then not of the same network.
+
+    Args:
+        runs: name -> facts of a run, as its run.json has them.
+
+    Returns:
+        `stage key` -> hash of the content -> names of runs.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, facts in runs.items():
+        for stage, content in facts.get("contents", {}).items():
+            kind = stage.partition("/")[0]
+            found.setdefault(f"{kind} {facts['keys'][stage]}", {}).setdefault(content, []).append(name)
+    return {key: contents for key, contents in found.items() if len(contents) > 1}
 
 
 def fail(folder: Path, message: str, exit_code: int, details: str) -> None:

@@ -14,7 +14,20 @@ KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
 BOOKKEEPING = frozenset(
-    {"data_root", "device", "outputs", "store", "rerun", "debug", "cuda_graph", "tensorboard", "allow_code_drift", "sweep"}
+    {
+        "data_root",
+        "device",
+        "outputs",
+        "store",
+        "lock",
+        "rerun",
+        "debug",
+        "cuda_graph",
+        "tensorboard",
+        "allow_code_drift",
+        "sweep",
+        "detach",
+    }
 )
 # What an experiment sets counts, not what it is called; no preset is no part of a name.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})

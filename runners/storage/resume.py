@@ -10,15 +10,21 @@ from typing import Any
 
 import torch
 
-from runners.errors import ResourceError
-from runners.storage.files import write_atomic, write_json
+from runners.errors import ResourceError, StoreError
+from runners.storage.files import read_again, replace_file, why
 
 GENERATIONS = ("a", "b")
+VERSION = 1  # raised when older code could no longer read a state
+TRIES = 3  # of reading
+CLEARERS = 1000  # processes that may finish one training at once
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A folder of `a.pt` and `b.pt`, each with a manifest that is written after it.
+    """A folder of `a.state` and `b.state`, each a line of JSON (its manifest) and the state's bytes.
+
+    Manifest and state are one file, which one rename replaces: two processes that train the same may write here at once,
+    and one that has finished may clear the folder meanwhile. Whatever they leave is a whole state of the same training.
 
     The state is plain numbers, strings, lists, mappings and tensors, readable with `weights_only`.
     """
@@ -26,56 +32,108 @@ class Checkpoints:
     folder: Path
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole state; None if there is none."""
-        for _, name in sorted(((manifest["count"], name) for name, manifest in self._manifests().items()), reverse=True):
-            content = self._content(name)
-            if content is not None:
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return None
+        """The newest whole state; None if nothing was ever saved.
+
+        Raises:
+            StoreError: there are states and none is whole, or one is of a newer version.
+        """
+        found = self._generations()
+        whole = {name: generation for name, generation in found.items() if generation}
+        if found and not whole:
+            raise StoreError(
+                f"no saved state of this training is whole ({', '.join(str(self._path(name)) for name in found)}); one must "
+                f"be; to train from the start, delete {self.folder}"
+            )
+        if not whole:
+            return None
+        name = max(whole, key=lambda name: whole[name][0])
+        try:
+            return torch.load(io.BytesIO(whole[name][1]), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load documents no closed list
+            raise StoreError(
+                f"{self._path(name)} is no saved state, though its hash is right; it was not written by Prunescope; delete "
+                f"{self.folder}"
+            ) from error
 
     def save(self, state: dict[str, Any]) -> Path:
-        """Writes over the older generation, and returns its file.
+        """Replaces the older generation, and returns its file.
 
         Raises:
             ResourceError: the disk is full.
         """
-        counts = {name: manifest["count"] for name, manifest in self._manifests().items()}
-        name = min(GENERATIONS, key=lambda generation: counts.get(generation, 0))
         content = io.BytesIO()
         torch.save(state, content)
+        counts = {name: generation[0] if generation else 0 for name, generation in self._generations().items()}
+        path = self._path(min(GENERATIONS, key=lambda name: counts.get(name, -1)))
+        packed = self._packed(max(counts.values(), default=0) + 1, content.getvalue())
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(path, packed)
         except OSError as error:
             raise ResourceError(
-                f"{self.folder} cannot be made ({error.strerror}); checkpoints need it; choose another store="
+                f"{path} could not be written ({why(error, path.parent, len(packed))}); checkpoints need it; free some space "
+                "or choose another store="
             ) from error
-        path = self.folder / f"{name}.pt"
-        # Without its manifest the older generation counts for nothing, whatever half of it is there.
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
-        write_atomic(path, content.getvalue())
-        found = hashlib.sha256(content.getvalue()).hexdigest()
-        write_json(self.folder / f"{name}.json", {"count": max(counts.values(), default=0) + 1, "sha256": found})
         return path
 
     def clear(self) -> None:
         """Forgets everything: the training is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _manifests(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.state"
+
+    def _generations(self) -> dict[str, tuple[int, bytes] | None]:
+        """Those that exist, with their counts and states; None for one that is not whole."""
+        found: dict[str, tuple[int, bytes] | None] = {}
         for name in GENERATIONS:
+            path = self._path(name)
             try:
-                manifest = json.loads((self.folder / f"{name}.json").read_text())
-                found[name] = {"count": int(manifest["count"]), "sha256": str(manifest["sha256"])}
-            except (OSError, ValueError, KeyError, TypeError):
+                if path.exists():
+                    found[name] = self._unpacked(path, read_again(path.read_bytes))
+            except FileNotFoundError:  # cleared by a process that finished the same training
                 continue
+            except OSError as error:
+                raise StoreError(
+                    f"{path} cannot be read ({error.strerror}), tried {TRIES} times; checkpoints are needed to go on; check "
+                    "the disk of store=, then give the same command"
+                ) from error
         return found
 
-    def _content(self, name: str) -> bytes | None:
-        """The bytes of a generation, if they are the ones its manifest names."""
+    def _packed(self, count: int, content: bytes) -> bytes:
+        manifest = {"version": VERSION, "of": self.folder.name, "count": count}
+        return json.dumps(manifest | {"sha256": _digest(manifest, content)}).encode() + b"\n" + content
+
+    def _unpacked(self, path: Path, packed: bytes) -> tuple[int, bytes] | None:
+        line, _, content = packed.partition(b"\n")
         try:
-            content = (self.folder / f"{name}.pt").read_bytes()
-        except OSError:
+            manifest = json.loads(line)
+            told = manifest.pop("sha256")
+            if told != _digest(manifest, content) or manifest["of"] != self.folder.name:
+                return None
+            version, count = int(manifest["version"]), int(manifest["count"])
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        whole = hashlib.sha256(content).hexdigest() == self._manifests()[name]["sha256"]
-        return content if whole else None
+        if version > VERSION:
+            raise StoreError(
+                f"{path} was written by version {version} of checkpoints; this is version {VERSION}; use the newer "
+                f"Prunescope, or delete {self.folder} to train from the start"
+            )
+        return count, content
+
+
+def _digest(manifest: dict[str, Any], content: bytes) -> str:
+    found = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+    found.update(content)
+    return found.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes into a folder that other processes may clear at any moment, each of them once."""
+    for attempt in range(CLEARERS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, content)
+            return
+        except (FileNotFoundError, FileExistsError):
+            if attempt == CLEARERS - 1:
+                raise

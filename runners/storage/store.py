@@ -4,20 +4,22 @@ import json
 import logging
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from runners.errors import ResourceError
-from runners.storage.files import sync_folder, write_json
-from runners.storage.keys import file_digest
+from runners.errors import ResourceError, StoreError
+from runners.storage.files import read_again, sync_folder, why, write_json
+from runners.storage.keys import KEY_LENGTH, digest, file_digest
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+VERSION = 1  # of manifests; raised when older code could no longer check an entry
 LEFT_BEHIND_SECONDS = 24 * 3600
+DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,34 @@ class Store:
 
     root: Path
 
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is a result, whole or not."""
+        try:
+            return self._entry(stage, key).is_dir()
+        except OSError:  # a stale handle; `find` will say more
+            return False
+
     def find(self, stage: str, key: str) -> Path | None:
         """The folder of a finished result, its hashes checked; None if there is none.
 
         An entry that does not match its manifest is set aside as `<key>.corrupt-...` and reported.
+
+        Raises:
+            StoreError: the entry cannot be read, or is of a newer version.
         """
         entry = self._entry(stage, key)
-        for left in entry.parent.glob(f"tmp.{key}.*"):  # by a run that was killed while it wrote
-            with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > LEFT_BEHIND_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
-        if not entry.is_dir():
+        try:
+            whole = read_again(lambda: is_whole(entry) if entry.is_dir() else None)
+        except DAMAGE:
+            whole = False
+        except OSError as error:
+            raise StoreError(
+                f"stored {entry} cannot be read ({error.strerror}); its hashes must be checked; check the disk and the rights "
+                "of store=, then give the same command"
+            ) from error
+        if whole is None:
             return None
-        if _is_whole(entry, stage, key):
+        if whole:
             return entry
         aside = entry.with_name(f"{key}.corrupt-{uuid.uuid4().hex[:8]}")
         with suppress(FileNotFoundError):  # another process was first
@@ -56,11 +73,12 @@ class Store:
         temporary = entry.with_name(f"tmp.{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
         try:
             temporary.mkdir(parents=True)
+            _forget_left_behind(temporary)
             write(temporary)
             files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
             for path in temporary.iterdir():
                 _sync_file(path)
-            write_json(temporary / MANIFEST, {"stage": stage, "key": key, "sha256": files})
+            write_json(temporary / MANIFEST, {"version": VERSION, "stage": stage, "key": key, "sha256": files})
             if self.find(stage, key) is None:
                 try:
                     temporary.rename(entry)
@@ -68,36 +86,72 @@ class Store:
                     if not entry.is_dir():
                         raise
             _compare(entry, files)
-            sync_folder(entry.parent)
+            for folder in (entry.parent, entry.parent.parent, self.root):  # each may be new
+                sync_folder(folder)
         except OSError as error:
             raise ResourceError(
-                f"store={self.root} could not be written ({error.strerror}); it must take files and the disk have room; "
+                f"store={self.root} could not be written ({why(error, self.root)}); it must take files and the disk have room; "
                 "free some space or choose another store="
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return entry
 
+    def entries(self) -> Iterator[Path]:
+        """Every result, whole or not."""
+        return self.root.glob(f"*/??/{'[0-9a-f]' * KEY_LENGTH}")
+
     def _entry(self, stage: str, key: str) -> Path:
         return self.root / stage / key[:2] / key
 
 
-def _is_whole(entry: Path, stage: str, key: str) -> bool:
-    try:
-        manifest = json.loads((entry / MANIFEST).read_text())
-        if (manifest["stage"], manifest["key"]) != (stage, key):
-            return False
-        files = {path.name: file_digest(path) for path in entry.iterdir() if path.name != MANIFEST}
-        return files == manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def is_whole(entry: Path) -> bool:
+    """Whether an entry is of the stage and key that its path says, and has the files that its manifest says, bit for bit.
+
+    Raises:
+        OSError: it cannot be read.
+        StoreError: it is of a newer version.
+    """
+    manifest = _manifest(entry)
+    if (manifest.get("stage"), manifest.get("key")) != (entry.parent.parent.name, entry.name):
         return False
+    return manifest.get("sha256") == {path.name: file_digest(path) for path in entry.iterdir() if path.name != MANIFEST}
+
+
+def content(manifest: Path) -> str:
+    """SHA-256 of everything that an entry's manifest names."""
+    return digest(_manifest(manifest.parent).get("sha256"))
+
+
+def _manifest(entry: Path) -> dict[str, Any]:
+    """What an entry says about itself; nothing if that is no manifest."""
+    try:
+        found = json.loads((entry / MANIFEST).read_bytes())
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    if isinstance(version := found.get("version", VERSION), int) and version > VERSION:
+        raise StoreError(
+            f"stored {entry} was written by version {version} of the store; this is version {VERSION}; use the newer "
+            "Prunescope or choose another store="
+        )
+    return found
 
 
 def _compare(entry: Path, files: dict[str, str]) -> None:
     """Says so if a result made twice is not the same twice."""
-    stored = json.loads((entry / MANIFEST).read_text())["sha256"]
-    if stored != files:
+    if read_again(lambda: _manifest(entry)).get("sha256") != files:
         log.warning(f"made again, {entry.parent.parent.name} differs from the stored {entry.name[:10]}, which stands")
+
+
+def _forget_left_behind(temporary: Path) -> None:
+    """Removes what killed processes left beside a folder made just now, whose time is the file server's own."""
+    now = temporary.stat().st_mtime
+    for left in temporary.parent.glob("tmp.*"):
+        with suppress(FileNotFoundError):
+            if now - left.stat().st_mtime > LEFT_BEHIND_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:

@@ -1,31 +1,36 @@
 """What a job's process owes to the one that started it."""
 
-import ctypes
 import os
+import select
 import signal
-import sys
 from pathlib import Path
+from threading import Thread
 
 from runners.errors import ConfigError
 from runners.storage.code import sources_digest
 from runners.storage.interruption import Preempted
 from runners.sweeping.pool import PARENT, SOURCES
 
-PR_SET_PDEATHSIG = 1
-
 
 def follow_parent() -> None:
-    """From now on the end of the process that started this job asks it to stop, as SIGTERM does (on Linux).
+    """From now on the end of the sweep that started this job asks it to stop, as SIGTERM does (on Linux).
 
     Raises:
-        Preempted: that process has ended already.
+        Preempted: the sweep has ended already.
     """
     parent = os.environ.get(PARENT)
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent is None or not hasattr(os, "pidfd_open"):
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != int(parent):
-        raise Preempted("the sweep that started this job has ended; give its command again to go on")
+    try:
+        watched = os.pidfd_open(int(parent))
+    except ProcessLookupError as error:
+        raise Preempted("the sweep that started this job has ended; give its command again to go on") from error
+    Thread(target=_stop_with, args=(watched,), daemon=True).start()
+
+
+def _stop_with(watched: int) -> None:
+    select.select([watched], [], [])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_code(root: Path, *, allow_drift: bool) -> None:

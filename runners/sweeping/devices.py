@@ -65,4 +65,6 @@ def _threads(number: int) -> int:
     """Of the CPUs that this process may use, an equal share; the user's own OMP_NUM_THREADS stands."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Not every cluster binds a job to the CPUs that it has given it.
+    allowed = min(allowed, int(os.environ.get("SLURM_CPUS_ON_NODE", allowed)))
     return int(given) if given.isdigit() else max(1, allowed // number)

@@ -1,12 +1,16 @@
 """The folder of a sweep: which jobs it has and which code began it, for whoever looks at it later."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from runners.redaction import redacted, redacted_argument
+from runners.storage import folder as run_folder
 from runners.storage.files import write_json
 from runners.storage.keys import digest
 from runners.sweeping.jobs import Job
@@ -46,3 +50,15 @@ def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Ma
         "jobs": listed,
     }
     write_json(folder / MANIFEST, found)
+
+
+def begin_sweep(jobs: Sequence[Job], config: DictConfig, identity: Mapping[str, Any]) -> Path:
+    """The sweep's folder, its jobs and code noted there."""
+    sweep = sweep_folder(Path(str(config.outputs)), jobs, config.hydra.runtime.choices.get("experiment"))
+    begin(sweep, jobs, command=["run.py", *sys.argv[1:]], code=identity)
+    return sweep
+
+
+def not_done(jobs: Sequence[Job], *, rerun: bool) -> list[Job]:
+    """The jobs whose results are not there, or are asked for anew."""
+    return [job for job in jobs if rerun or not run_folder.is_done(job.folder)]

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from runners.storage.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
 from runners.sweeping.jobs import Job
+from runners.sweeping.outcomes import Outcome
 
 POLL_SECONDS, GRACE_SECONDS = 0.1, 120.0
 # Ends that say nothing against trying again: preempted with the state saved.
@@ -20,34 +23,47 @@ TRY_AGAIN = (Preempted.exit_code,)
 PARENT, SOURCES = "PRUNESCOPE_PARENT", "PRUNESCOPE_SOURCES"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: 0 done, minus the number of the signal that killed it, or an exit code."""
+class Child(Protocol):
+    """A process, as `subprocess.Popen` shows it."""
 
-    job: Job
-    code: int
-    seconds: float
+    @property
+    def pid(self) -> int:
+        """Also of its process group."""
+        ...
+
+    @property
+    def returncode(self) -> Any:
+        """The exit code, or minus the number of the signal that ended it; None while it runs."""
+        ...
+
+    def poll(self) -> int | None:
+        """As `returncode`, looked up now."""
+        ...
+
+    def wait(self) -> Any:
+        """Returns when it has ended."""
+        ...
 
 
 @dataclass
 class _Running:
     job: Job
     slot: Slot
-    process: subprocess.Popen[bytes]
+    process: Child
     started: float = field(default_factory=time.monotonic)
 
 
-def command(root: Path, job: Job, flags: Sequence[str]) -> list[str]:
-    """The command line of one job's own process."""
+def arguments(job: Job, flags: Sequence[str]) -> list[str]:
+    """What `run.py` is given by one job's own process."""
     own = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(job.folder)}", "hydra/job_logging=job"]
-    return [sys.executable, str(root / "run.py"), *flags, *job.overrides, *own]
+    return [*flags, *job.overrides, *own]
 
 
 def run_all(
     jobs: Sequence[Job],
     slots: Sequence[Slot],
     *,
-    start: Callable[[Job, Slot], "subprocess.Popen[bytes]"],
+    start: Callable[[Job, Slot], Child],
     tell: Callable[[Outcome], None],
     retries: int,
 ) -> list[Outcome]:
@@ -84,15 +100,15 @@ def run_all(
     return ended
 
 
-def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Callable[[Job, Slot], "subprocess.Popen[bytes]"]:
+def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Callable[[Job, Slot], Child]:
     """What starts a job: its output goes to `run.log`, and signals reach it through its parent alone."""
 
-    def start(job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
+    def start(job: Job, slot: Slot) -> Child:
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {**os.environ, **environment, **slot.environment, PARENT: str(os.getpid())}
         with (job.folder / "run.log").open("ab") as log:
             return subprocess.Popen(
-                command(root, job, flags),
+                [sys.executable, str(root / "run.py"), *arguments(job, flags)],
                 env=told,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,12 +119,12 @@ def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> C
     return start
 
 
-def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def _stop(processes: Sequence[Child]) -> None:
     """Asks processes to save and end, and ends those that do not; Ctrl-C ends the patience."""
-    for process in processes:
-        _signal(process, signal.SIGTERM)
     until = time.monotonic() + GRACE_SECONDS
     try:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
         while any(process.poll() is None for process in processes) and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
     finally:
@@ -118,9 +134,12 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
                 process.wait()
 
 
-def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+def _signal(process: Child, number: signal.Signals) -> None:
+    """To the job's group; to the job alone in the moment before it has one; to nobody if it has ended."""
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        for send in (os.killpg, os.kill):
+            with suppress(ProcessLookupError):
+                return send(process.pid, number)
 
 
 def _quoted(path: Path) -> str:

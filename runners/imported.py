@@ -1,0 +1,17 @@
+"""Importing this imports all that runs do, some of which they ask for late; no GPU is touched."""
+
+import logging
+
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says that there is no CUDA compiler
+
+import matplotlib.backends.backend_agg  # noqa: E402, F401
+import sklearn.datasets  # noqa: E402, F401
+import timm  # noqa: E402, F401
+import torch._dynamo  # noqa: E402, F401  (the first optimizer imports it)
+import torch.utils.benchmark  # noqa: E402, F401
+import torchvision  # noqa: E402, F401
+
+import runners.build  # noqa: E402, F401
+import runners.cli  # noqa: E402, F401
+import runners.one_shot  # noqa: E402, F401
+import runners.summary  # noqa: E402, F401

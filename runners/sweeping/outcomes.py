@@ -1,0 +1,81 @@
+"""How the jobs of a sweep ended, in words and as the sweep's exit code."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runners.errors import SOME_JOBS_FAILED, UserError
+from runners.storage import folder as run_folder
+from runners.storage.interruption import Preempted
+from runners.sweeping.jobs import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Args:
+        code: 0 done, minus the number of the signal that killed it, or an exit code; None where nobody saw the end.
+        seconds: since it was started, or handed to Slurm.
+    """
+
+    job: Job
+    code: int | None
+    seconds: float
+
+
+class JobsFailed(UserError):
+    """Some jobs of a sweep failed; the others are done."""
+
+    exit_code = SOME_JOBS_FAILED
+
+
+class Progress:
+    """Tells how jobs ended, one line each.
+
+    Args:
+        jobs: how many will.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs, self.told = jobs, 0
+
+    def tell(self, outcome: Outcome) -> None:
+        """Prints the line of one job."""
+        self.told += 1
+        how = "done" if outcome.code == 0 else f"failed ({why(outcome)})"
+        print(f"[{self.told}/{self.jobs}] {outcome.job}: {how}, {outcome.seconds:.0f} s", flush=True)
+
+
+def why(outcome: Outcome) -> str:
+    """Exit code or signal of a failed job, and its error line."""
+    code = _ending(outcome.code)
+    try:
+        status = json.loads((outcome.job.folder / run_folder.STATUS).read_text())
+        return f"{code}: {status['error']}"
+    except (OSError, ValueError, KeyError):
+        return f"{code}; see {outcome.job.folder / 'run.log'}"
+
+
+def tables_of(sweep: Path) -> str:
+    """The sweep's folder, and the command that makes its tables."""
+    return f"{sweep}\npython run.py runner=report {shlex.quote(f'sweep={sweep}')} makes the tables of what is done"
+
+
+def raise_if_failed(outcomes: Sequence[Outcome], jobs: int) -> None:
+    """Turns failures into the sweep's own exit code."""
+    stopped = [outcome for outcome in outcomes if outcome.code == Preempted.exit_code]
+    failed = [outcome for outcome in outcomes if outcome.code not in (0, Preempted.exit_code)]
+    if failed:
+        named = "; ".join(f"{outcome.job}: {why(outcome)}" for outcome in failed)
+        raise JobsFailed(f"{len(failed)} of {jobs} jobs failed; the others are done; {named}")
+    if stopped:
+        raise Preempted(f"{len(stopped)} of {jobs} jobs were stopped by signals; give the same command to go on")
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "left Slurm unfinished (cancelled, or killed?)"
+    return f"killed by signal {-code}" if code < 0 else f"exit {code}"

@@ -1,0 +1,69 @@
+"""Jobs as forks of one process that has imported everything, so that none waits for torch; it never touches a GPU."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from runners.sweeping.devices import Slot
+from runners.sweeping.jobs import Job
+from runners.sweeping.pool import PARENT, Child, arguments
+
+IMPORTED = "runners.imported"
+
+
+class Fork:
+    """A forked job, seen as `subprocess.Popen` shows one."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        assert process.pid is not None
+        self.process, self.pid = process, process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or minus the number of the signal; None while it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """As `returncode`."""
+        return self.process.exitcode
+
+    def wait(self) -> None:
+        """Returns when the job has ended."""
+        self.process.join()
+
+
+def forks(
+    main: Callable[[Path], int], root: Path, flags: Sequence[str], environment: Mapping[str, str], threads: int
+) -> Callable[[Job, Slot], Child]:
+    """What starts a job as a fork; all have the same number of threads, which OpenMP reads once.
+
+    Args:
+        main: the command line, which returns the exit code.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([IMPORTED])
+
+    def start(job: Job, slot: Slot) -> Child:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        told = {**environment, **slot.environment, PARENT: str(os.getpid())}
+        process = context.Process(target=_run, args=(main, root, arguments(job, flags), told, job.folder / "run.log"))
+        process.start()
+        return Fork(process)
+
+    return start
+
+
+def _run(main: Callable[[Path], int], root: Path, given: list[str], environment: dict[str, str], log: Path) -> None:
+    """The job, in the fork."""
+    os.setsid()  # signals for the sweep reach it through the sweep alone
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(output, stream.fileno())
+    sys.argv = [str(root / "run.py"), *given]
+    sys.exit(main(root))
