@@ -105,7 +105,7 @@ def test_a_run_folder_lies_below_outputs_wherever_links_lead(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["a b", "a=b,c", "it's", '"x"', "été", "a${b", "a\\b", "[x]", "~$(id)"])
 def test_the_folder_of_a_job_may_have_any_name(name: str, tmp_path: Path) -> None:
     job = Job(0, (), {}, "x", tmp_path / name)
-    [override] = [part for part in pool.command(ROOT, job, ()) if part.startswith("hydra.run.dir=")]
+    [override] = [part for part in pool.arguments(job, ()) if part.startswith("hydra.run.dir=")]
     [parsed] = OverridesParser.create().parse_overrides([override])
     assert parsed.value() == str(tmp_path / name)
 
