@@ -50,7 +50,7 @@ def sweep_rows(given: dict[str, int], folder: Path) -> list[str]:
     common = ["model=resnet20", f"finetune.epochs={given['finetune']}", f"hydra.launcher.per_device={given['per_device']}"]
     ours = run("--multirun", *common, f"outputs={folder / 'shared'}", *_grid())
     again = run("--multirun", *common, f"outputs={folder / 'shared'}", *_grid())
-    own_store = "store=${outputs}/stores/${names.criterion}-${ratio}-${scope}"
+    own_store = "store=${outputs}/stores/${criterion._target_}-${ratio}-${scope}"
     theirs = run("--multirun", *common, f"outputs={folder / 'alone'}", own_store, *_grid())
     counts = [images_trained_on(folder / name) for name in ("alone", "shared")]
     what = f"54 runs, {given['finetune']} epochs of fine-tuning each"
