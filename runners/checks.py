@@ -142,6 +142,7 @@ CHECKS: tuple[Check, ...] = (
     ("tensorboard", _one_of(True, False), "true or false", "tensorboard=true"),
     ("rerun", _one_of(True, False), "true or false", "rerun=true"),
     ("debug", _one_of(True, False), "true or false", "debug=true"),
+    ("hang_minutes", lambda v: v is None or _number(v) and v > 0, "a number of minutes above 0, or null", "hang_minutes=60"),
     ("allow_code_drift", _one_of(True, False), "true or false", "allow_code_drift=true"),
     ("detach", _one_of(True, False), "true or false", "detach=true"),
     (

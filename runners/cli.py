@@ -32,10 +32,11 @@ from runners.errors import (
     user_error_behind,
 )
 from runners.gate import resolved
+from runners.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
-from runners.storage.interruption import Preempted, listen, requested
 from runners.storage.keys import run_name
 from runners.sweeping.child import check_code, follow_parent
+from runners.watchdog import watched
 
 UNEXPECTED = 1
 
@@ -85,6 +86,12 @@ def run(config: DictConfig, root: Path) -> int:
     _listen()
     warnings.filterwarnings("ignore")
     logging.raiseExceptions = False  # a closed pipe ends the lines, not the run
+    with watched(folder, config.hang_minutes):
+        return _execute(config, values, folder, root)
+
+
+def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Path) -> int:
+    """Makes a run; what goes wrong becomes one line, a note in the run folder, and the exit code."""
     try:
         follow_parent()
         check_code(root, allow_drift=config.allow_code_drift)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from runners import cli
-from runners.storage import interruption
+from runners import cli, interruption
 from support import ROOT, Command, Ended
 
 

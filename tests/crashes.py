@@ -29,9 +29,10 @@ import torch._dynamo  # noqa: E402, F401  (the first optimizer imports it)
 from torch import nn  # noqa: E402
 from torch.optim import SGD  # noqa: E402
 
+from runners import interruption  # noqa: E402
 from runners.data.fake import fake  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
-from runners.storage import interruption, store  # noqa: E402
+from runners.storage import store  # noqa: E402
 from runners.storage.keys import digest  # noqa: E402
 from runners.storage.stages import WEIGHTS, Stages  # noqa: E402
 from runners.storage.store import MANIFEST, Store  # noqa: E402

@@ -21,9 +21,10 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from runners import interruption  # noqa: E402
 from runners.errors import UserError  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
-from runners.storage import interruption, locks  # noqa: E402
+from runners.storage import locks  # noqa: E402
 from runners.storage.keys import digest  # noqa: E402
 from runners.storage.resume import Checkpoints  # noqa: E402
 from runners.storage.stages import Stages  # noqa: E402

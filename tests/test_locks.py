@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from filelock import SoftFileLease
 
-from runners.storage import interruption, locks
-from runners.storage.interruption import Preempted
+from runners import interruption
+from runners.interruption import Preempted
+from runners.storage import locks
 from runners.storage.locks import Locks, file_system, kinds
 from support import ROOT
 

@@ -18,11 +18,11 @@ from analysis.figures import random_points
 from analysis.spread import binomial_se, expected_range, random_spread
 from models.cifar_resnet import cifar_resnet
 from runners.errors import ConfigError
+from runners.interruption import Preempted
 from runners.random_pruning import Repeat, planned
 from runners.selection.draw import check_window, draw, within
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters
-from runners.storage.interruption import Preempted
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.tracing.channels import Channels, trace_channels

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from runners import interruption
 from runners.data.fake import fake
 from runners.data.splits import Splits
 from runners.errors import NumericalError, ResourceError, StoreError
-from runners.storage import files, interruption, resume
-from runners.storage.interruption import Preempted
+from runners.interruption import Preempted
+from runners.storage import files, resume
 from runners.storage.resume import Checkpoints
 from runners.training import schedule, state
 from runners.training.engine import Engine

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from runners import interruption
 from runners.errors import ConfigError
-from runners.storage import interruption
-from runners.storage.interruption import Preempted
+from runners.interruption import Preempted
 from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runners.data.counter import fold, permutation, random_integers
+from runners.interruption import beat
 
 Batch = tuple[Float[Tensor, "images channels h w"], Int64[Tensor, " images"]]
 Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
@@ -52,6 +53,7 @@ class Images:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images once, in their own order; the last batch may be smaller."""
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
+            beat()
             yield self.normalise(pixels), labels
 
 

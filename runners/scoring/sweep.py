@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, needs
 from runners.data.resident import Images
 from runners.errors import NumericalError
+from runners.interruption import stop_if_requested
 from runners.scoring.sites import changed_in_place, filters, find_sites
 from runners.tracing.channels import follow
 
@@ -76,6 +77,7 @@ def sweep(
 
     Raises:
         NumericalError: the loss is not a number.
+        Preempted: a signal came; scores begin anew.
     """
     of_weights = {name: each for name, each in criteria.items() if needs(each) is BatchGradients}
     at_sites = {name: each for name, each in criteria.items() if name not in of_weights}
@@ -85,6 +87,7 @@ def sweep(
     with _undisturbed(network, sought.values()) as traced, torch.set_grad_enabled(backward):
         observed = _Observed(traced, _watchers(traced, layers, at_sites), seen)
         for x, labels in images.batches(batch_size):
+            stop_if_requested("while filters were scored")
             # Without weights to differentiate by, the images stand in, so that the gradient passes every layer.
             sources = list(sought.values()) or [x.requires_grad_(backward)]
             loss = F.cross_entropy(observed.run(x), labels, reduction="sum")

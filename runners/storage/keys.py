@@ -22,6 +22,7 @@ BOOKKEEPING = frozenset(
         "lock",
         "rerun",
         "debug",
+        "hang_minutes",
         "cuda_graph",
         "tensorboard",
         "allow_code_drift",

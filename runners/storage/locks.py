@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from runners.storage.interruption import stop_if_requested
+from runners.interruption import stop_if_requested
 
 log = logging.getLogger(__name__)
 CHOICES = ("auto", "flock", "lease", "none")

@@ -13,8 +13,8 @@ import pandas as pd
 from torch import nn
 
 from runners.errors import NumericalError, StoreError
+from runners.interruption import stop_if_requested
 from runners.storage.files import read_again
-from runners.storage.interruption import stop_if_requested
 from runners.storage.keys import digest
 from runners.storage.locks import Locks
 from runners.storage.resume import Checkpoints

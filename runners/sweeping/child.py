@@ -7,8 +7,8 @@ from pathlib import Path
 from threading import Thread
 
 from runners.errors import ConfigError
+from runners.interruption import Preempted
 from runners.storage.code import sources_digest
-from runners.storage.interruption import Preempted
 from runners.sweeping.pool import PARENT, SOURCES
 
 

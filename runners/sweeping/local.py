@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from runners.interruption import listen
 from runners.storage.code import code
-from runners.storage.interruption import listen
 from runners.sweeping.devices import slots
 from runners.sweeping.jobs import Job
 from runners.sweeping.manifest import begin_sweep, not_done

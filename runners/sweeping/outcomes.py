@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runners.errors import SOME_JOBS_FAILED, UserError
+from runners.interruption import Preempted
 from runners.storage import folder as run_folder
-from runners.storage.interruption import Preempted
 from runners.sweeping.jobs import Job
 
 

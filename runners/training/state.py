@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runners.errors import NumericalError, ResourceError
-from runners.storage.interruption import Preempted, requested
+from runners.interruption import Preempted, requested
 from runners.storage.resume import Checkpoints
 
 log = logging.getLogger(__name__)

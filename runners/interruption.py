@@ -7,6 +7,7 @@ from runners.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _noted: list[signal.Signals] = []
+_beats = [0]
 
 
 class Preempted(UserError):
@@ -22,8 +23,19 @@ def listen() -> None:
         signal.signal(number, _note)
 
 
+def beat() -> None:
+    """Notes that the run goes forward."""
+    _beats[0] += 1
+
+
+def beats() -> int:
+    """How often that was noted, for whoever watches for hangs."""
+    return _beats[0]
+
+
 def requested() -> str:
-    """The signal that asked the run to stop; empty if none did."""
+    """The signal that asked the run to stop; empty if none did. Who asks goes forward."""
+    beat()
     return _noted[0].name if _noted else ""
 
 
