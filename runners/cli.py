@@ -67,6 +67,12 @@ def main(root: Path) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
+    except Exception as error:  # outside of any run: while a sweep is handed out
+        if "debug=true" in sys.argv:
+            traceback.print_exception(error)
+        return _fail(
+            f"{type(error).__name__}: {_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
+        )
     failed = [code for code in codes if code]
     for stopped in (INTERRUPTED, Preempted.exit_code):
         if stopped in failed:

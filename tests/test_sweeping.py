@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from runners import interruption
 from runners.errors import ConfigError
@@ -19,7 +20,7 @@ from runners.interruption import Preempted
 from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus
-from runners.sweeping.jobs import Job, varied
+from runners.sweeping.jobs import Job, value_of, varied
 from runners.sweeping.manifest import begin, not_done, sweep_folder
 from runners.sweeping.outcomes import JobsFailed, Outcome, raise_if_failed, why
 from runners.sweeping.pool import run_all
@@ -183,6 +184,24 @@ def test_what_varies_is_what_is_not_the_same_everywhere() -> None:
     jobs = [("model=a", "ratio=0.1", "+x.y=1"), ("model=a", "ratio=0.2", "+x.y=2")]
     assert varied(jobs) == ["ratio", "x.y"]
     assert varied(jobs[:1]) == []
+
+
+def test_what_a_job_has_there_is_a_plain_value() -> None:
+    config = OmegaConf.create({"ratio": 0.5, "runner": {"window": [0, 1], "rounds": 2}, "preset": None})
+    overrides = ("ratio=0.50", "runner=iterative", "runner.window=[0,1]", "preset=vgg16")
+    found = {option: value_of(config, overrides, option) for option in ("ratio", "runner", "runner.window", "preset")}
+    assert found == {"ratio": 0.5, "runner": "iterative", "runner.window": [0, 1], "preset": "vgg16"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_fault_while_jobs_are_handed_out_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr("runners.sweeping.local.begin_sweep", broken)
+    ended = command("--multirun", *TINY, "ratio=0.3,0.5")
+    assert ended.code == 1 and ended.err.startswith("error: TypeError: no such thing; this is a fault of Prunescope")
+    assert "Traceback" in command("--multirun", *TINY, "ratio=0.3,0.5", "debug=true").err
 
 
 def test_the_same_jobs_find_the_same_folder_and_it_lists_them(tmp_path: Path) -> None:

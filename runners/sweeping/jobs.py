@@ -97,7 +97,9 @@ def varied(jobs: Sequence[Overrides]) -> list[str]:
 def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
     """What an option of a job is: the plain value at its dotted key, or the name of the chosen file."""
     found = OmegaConf.select(config, option)
-    return _pairs(overrides)[option] if OmegaConf.is_dict(found) or found is None else found
+    if OmegaConf.is_dict(found) or found is None:
+        return _pairs(overrides)[option]
+    return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
 
 
 def _pairs(overrides: Overrides) -> dict[str, str]:
