@@ -188,6 +188,9 @@ CHECKS: tuple[Check, ...] = (
         "a network's name in torchvision, of letters, digits, '_', '.' and '-'",
         "model.name=resnet18",
     ),
+    # Weights that a library fetches have no hash of ours, and would be in no key.
+    ("model.pretrained", _one_of(False), "false; weights come from a file, by its content", "weights=FILE"),
+    ("model.weights", lambda v: v is None, "null; weights come from a file, by its content", "weights=FILE"),
     ("model.shortcut", _one_of("pad", "pad_end", "conv"), "pad, pad_end or conv", "model.shortcut=pad"),
     ("optimizer.momentum", lambda v: _number(v) and 0 <= v < 1, "a number from 0 up to but not 1", "optimizer.momentum=0.9"),
     ("dataset.num_classes", _whole(2), "a whole number from 2 on", "dataset.num_classes=10"),
