@@ -244,7 +244,7 @@ def test_a_cancelled_job_is_listed_and_made_up_for_without_sacct(sweep: Sweep, u
 
 
 def test_a_time_limit_costs_nothing(sweep: Sweep) -> None:
-    """The jobs need more than a limit on any machine, and the signal comes up to half a minute early: Slurm looks every 30 s."""
+    """The jobs need more than one limit on any machine. The signal comes up to half a minute early: Slurm looks every 30 s."""
     sweep.overrides = (*TINY, "finetune.epochs=600", "criterion=l1,l2")
     assert sweep.run(*SLURM, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10") == 0, sweep.said
     assert min(restarts(sweep.array)) >= 1
