@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from models.cifar_resnet import cifar_resnet
-from runners import build
 from runners.data.fake import fake
+from runners.parts import content
 from runners.pruning.remove import mask, remove
 from runners.pruning.saved import load_pruned
 from runners.selection.select import removed_filters
@@ -137,7 +137,7 @@ def test_arithmetic_is_exact_and_other_images_have_another_key(command: Command)
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     a, b = (fake(**{**FAKE, "seed": seed}) for seed in (0, 1))
-    assert build._content(a) == build._content(fake(**FAKE)) != build._content(b)
+    assert content(a) == content(fake(**FAKE)) != content(b)
     keys = json.loads((first.folder / "run.json").read_text())["keys"]
     other = command(*TINY, "recipe.epochs=0", "finetune.epochs=0", "dataset.num_images=32")
     assert not set(keys.values()) & set(json.loads((other.folder / "run.json").read_text())["keys"].values())
