@@ -194,6 +194,14 @@ def test_what_a_job_has_there_is_a_plain_value() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_an_interpolation_is_worked_out_by_each_job(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    monkeypatch.setattr("runners.gate.check_config", lambda config: found.append(config["store"]))
+    monkeypatch.setattr("runners.sweeping.local.begin_sweep", lambda *given: 1 / 0)
+    command("--multirun", *TINY, "store=${outputs}/${ratio}-${names.criterion}", "ratio=0.3,0.4", "criterion=l1,l2")
+    assert [Path(store).name for store in found] == ["0.3-l1", "0.3-l2", "0.4-l1", "0.4-l2"]
+
+
 def test_a_fault_while_jobs_are_handed_out_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise TypeError("no such thing")

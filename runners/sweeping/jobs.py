@@ -43,9 +43,13 @@ class Job:
 
 
 def unfolded(config: DictConfig) -> list[Overrides]:
-    """The overrides of every job, in the order of the grid: those of the config's sweeper, then those of the command line."""
-    params = config.hydra.sweeper.get("params") or {}
-    given = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    """The overrides of every job, in the order of the grid: those of the config's sweeper, then those of the command line.
+
+    An interpolation among them stays one: each job works it out from its own values.
+    """
+    params: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    given = [*(f"{key}={value}" for key, value in (params.get("params") or {}).items()), *task]
     parsed = _parser().parse_overrides(given)
     return [tuple(job) for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
 
