@@ -58,6 +58,8 @@ COMPOSITION = (
     (["skip=[0.5]"], "skip=.* cannot be used; it is a list of layers"),
     (["model=timm", "model.model_name=resnet18", "model.pretrained=true"], "model.pretrained=True cannot .*try weights=FILE"),
     (["model=torchvision", "model.name=resnet18", "+model.weights=DEFAULT"], "model.weights=DEFAULT cannot .*weights=FILE"),
+    (["runner=doctor", "runner.verify=perhaps"], "runner.verify=perhaps cannot be used; it is true or false"),
+    (["runner=status", "sweep=3"], "sweep=3 cannot be used; it is the folder of a sweep"),
     (["hang_minutes=0"], "hang_minutes=0 cannot be used; it is a number of minutes above 0, or null"),
     (["skip=[0]"], "skip=.* cannot be used; it is a list of layers"),
     (["normalise=l1"], "normalise=l1 cannot be used; it is none, mean, l2"),
