@@ -33,7 +33,10 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, parts.device)
     check_reports(parts.reports)
-    run_folder.start(folder, redacted(values))
+    run = keys.run_name(values)
+    if not values["rerun"]:
+        run_folder.check_data(folder, run, parts.data)
+    run_folder.start(folder, redacted(values), run, parts.data)
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
     results = with_reports(runner(**arguments), parts.reports)

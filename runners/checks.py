@@ -145,6 +145,7 @@ CHECKS: tuple[Check, ...] = (
     ("hang_minutes", lambda v: v is None or _number(v) and v > 0, "a number of minutes above 0, or null", "hang_minutes=60"),
     ("sweep", _text_or_null, "the folder of a sweep, or null for the newest", "sweep=outputs/sweeps/NAME"),
     ("runner.verify", _one_of(True, False), "true or false", "runner.verify=true"),
+    ("shared_store", _one_of(True, False), "true or false", "shared_store=true"),
     ("allow_code_drift", _one_of(True, False), "true or false", "allow_code_drift=true"),
     ("detach", _one_of(True, False), "true or false", "detach=true"),
     (

@@ -179,11 +179,8 @@ def _check_folders(config: DictConfig, runs: Sequence[Path]) -> None:
         check_run_folder(run, outputs, store)
     check_writable("outputs", outputs)
     check_writable("store", store)
-    if store.stat().st_mode & stat.S_IWOTH:
-        sys.stderr.write(
-            f"warning: store={store} takes files from every user of this machine; hashes detect accidents, not people; "
-            "chmod o-w keeps them out\n"
-        )
+    if not config.shared_store:
+        check_private(store)
 
 
 def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
@@ -209,6 +206,25 @@ def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
         raise ResourceError(
             f"{links[0]} is a symbolic link; a run writes nothing through one; remove it, or choose outputs=DIR"
         )
+
+
+def check_private(store: Path) -> None:
+    """Warns of a store that every user can write, and takes none of somebody else's that is so.
+
+    Raises:
+        ConfigError: every user can write it, and it belongs to another one.
+    """
+    facts = store.stat()
+    if not facts.st_mode & stat.S_IWOTH:
+        return
+    open_to_all = f"store={store} takes files from every user of this machine"
+    if facts.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{open_to_all} and belongs to another one (user {facts.st_uid}); hashes detect accidents, not people; its owner "
+            "can keep others out (chmod o-w), or trust them all with shared_store=true"
+        )
+    way_out = "chmod o-w keeps them out, shared_store=true trusts them"
+    sys.stderr.write(f"warning: {open_to_all}; hashes detect accidents, not people; {way_out}\n")
 
 
 def check_writable(key: str, folder: Path) -> None:

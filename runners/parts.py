@@ -62,6 +62,11 @@ class Parts:
         return found.to(device)
 
     @cached_property
+    def data(self) -> str:
+        """Hash of the images and labels."""
+        return content(self.splits)
+
+    @cached_property
     def model(self) -> nn.Module:
         """The network as training starts from it, or with the given weights."""
         torch.manual_seed(self.values["seed"])
@@ -194,7 +199,7 @@ class Parts:
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, content(self.splits))
+        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
         store = Store(Path(self.values["store"]).resolve())
         return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"])
 

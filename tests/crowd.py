@@ -25,10 +25,11 @@ from runners import interruption  # noqa: E402
 from runners.errors import UserError  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage import locks  # noqa: E402
-from runners.storage.keys import digest  # noqa: E402
+from runners.storage.files import write_atomic, write_json  # noqa: E402
+from runners.storage.keys import digest, file_digest  # noqa: E402
 from runners.storage.resume import Checkpoints  # noqa: E402
 from runners.storage.stages import Stages  # noqa: E402
-from runners.storage.store import Store, is_whole  # noqa: E402
+from runners.storage.store import MANIFEST, Store, is_whole  # noqa: E402
 
 KEY = digest("crowd")
 STEPS, SECONDS = 40, 0.02
@@ -161,9 +162,15 @@ def takeover(folder: Path, lock: str, forget: str = "") -> dict[str, Any]:
     return outcome(folder, [*codes, end(waiter)]) | {"seconds": seconds, "alone": alone}
 
 
-def paused(folder: Path) -> dict[str, Any]:
-    """The holder of a lease stands still for longer than that, and goes on while its successor is at work."""
+def paused(folder: Path, publish: str = "") -> dict[str, Any]:
+    """The holder of a lease stands still for longer than that, and goes on while its successor is at work.
+
+    Args:
+        publish: first, as a control: results are written where they are read, by whoever is first, and nobody may be second.
+    """
     locks.LEASE_SECONDS = 0.5
+    if publish == "first":
+        Store.publish = in_place
     holder = start(lambda: member(folder, "lease"))
     until(lambda: len(steps(folder)) >= STEPS // 4)
     os.kill(holder, signal.SIGSTOP)
@@ -171,6 +178,32 @@ def paused(folder: Path) -> dict[str, Any]:
     seconds = until(lambda: sum(pid == waiter for pid, _ in steps(folder)) >= 3)
     os.kill(holder, signal.SIGCONT)
     return outcome(folder, [end(holder), end(waiter)]) | {"seconds": seconds}
+
+
+def in_place(self: Store, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+    """An entry without a rename."""
+    entry = self._entry(stage, key)
+    entry.mkdir(parents=True)
+    write(entry)
+    files = {path.name: file_digest(path) for path in entry.iterdir()}
+    write_json(entry / MANIFEST, {"stage": stage, "key": key, "sha256": files})
+    return entry
+
+
+def shared_rows(folder: Path, number: int, each: int) -> dict[str, Any]:
+    """The control of `rows`: each is added to one table that all share."""
+    path = folder / "rows.csv"
+    pd.DataFrame({"who": [], "row": []}).to_csv(path, index=False)
+
+    def work(who: int) -> int:
+        for row in range(each):
+            table = pd.concat([pd.read_csv(path), pd.DataFrame({"who": [who], "row": [row]})])
+            write_atomic(path, table.to_csv(index=False).encode())
+        return 0
+
+    pids = [start(lambda who=who: work(who)) for who in range(number)]
+    codes = [end(pid) for pid in pids]
+    return outcome(folder, codes) | {"rows": len(pd.read_csv(path))}
 
 
 def rows(folder: Path, number: int, each: int) -> dict[str, Any]:
@@ -204,8 +237,9 @@ def play(folder: Path, scenario: str) -> dict[str, Any]:
     fsync = os.fsync
     if options.pop("fsync", "on") == "off":  # what is at stake is who writes, not the disk
         os.fsync = lambda fd: None
+    scenarios = {"once": once, "takeover": takeover, "paused": paused, "rows": rows, "shared_rows": shared_rows}
     try:
-        return {"once": once, "takeover": takeover, "paused": paused, "rows": rows}[name](folder, **options, **numbers)
+        return scenarios[name](folder, **options, **numbers)
     finally:
         os.fsync = fsync
 

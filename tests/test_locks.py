@@ -30,6 +30,8 @@ QUICK = (
     "takeover lock=flock",
     "paused",
     "rows number=12 each=10 fsync=off",
+    "shared_rows number=12 each=10 fsync=off",
+    "paused publish=first",
 )
 
 
@@ -102,8 +104,20 @@ def test_a_holder_that_stands_still_is_overtaken_and_does_no_harm(quick: dict[st
     assert found["from_the_start"] == 1 and 0.4 < found["seconds"] < 20
 
 
+def test_where_the_first_result_forbids_a_second_the_overtaken_holder_fails(quick: dict[str, dict[str, Any]]) -> None:
+    # The control of the test above.
+    found = quick["paused publish=first"]
+    assert found["entries"] == 1 and found["codes"] == [0, 1] and found["trainings"] == 2
+
+
 def test_many_processes_finish_rows_at_once(quick: dict[str, dict[str, Any]]) -> None:
     rows_are_complete(quick["rows number=12 each=10 fsync=off"], 12, 10)
+
+
+def test_rows_added_to_one_table_are_lost(quick: dict[str, dict[str, Any]]) -> None:
+    # The control of the test above: everybody ends well, and half of the rows are missing.
+    found = quick["shared_rows number=12 each=10 fsync=off"]
+    assert found["codes"] == [0] * 12 and found["rows"] < 120
 
 
 @pytest.mark.slow
@@ -189,6 +203,10 @@ def test_where_there_is_no_flock_a_lease_is_taken(number: int, tmp_path: Path, m
         other = SoftFileLease(tmp_path / f"trained-{KEY}.lease", lease_duration=0.3, blocking=False)
         with pytest.raises(TimeoutError):
             other.acquire()
+        # The control: flock alone keeps nobody out.
+        with Locks(tmp_path / "alone", "flock").held("trained", KEY, unless=never):
+            with Locks(tmp_path / "alone", "flock").held("trained", KEY, unless=never):
+                pass
     assert not list(tmp_path.glob("*.lease"))
 
 

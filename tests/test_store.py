@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from runners.errors import NumericalError, ResourceError, StoreError
+from runners.errors import NumericalError, ResourceError, StoreError, UserError
 from runners.storage import folder as run_folder
 from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
@@ -478,20 +478,27 @@ def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, m
         stages.table("scores", lambda: table)
 
 
-def test_a_store_deleted_while_a_run_reads_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("below", "error", "says"),
+    [("", ResourceError, "was deleted while this run needed it"), ("scores", StoreError, "nobody may delete from store=")],
+)
+def test_a_store_deleted_while_a_run_reads_is_one_line(
+    below: str, error: type[UserError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = Stages(Store(tmp_path / "store"), {"scores": KEY})
     table = pd.DataFrame({"score": [0.1]})
 
     def deleted(self: Stages, stage: str, produce: Any) -> Path:
         entry = original(self, stage, produce)
-        shutil.rmtree(tmp_path / "store")
+        shutil.rmtree(tmp_path / "store" / below)
         return entry
 
     original = Stages._entry
     with monkeypatch.context() as patch:
         patch.setattr(Stages, "_entry", deleted)
-        with pytest.raises(StoreError, match="nobody may delete from store="):
+        with pytest.raises(error, match=says):
             stages.table("scores", lambda: table)
+        assert list(tmp_path.rglob("tmp.*")) == []
     pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)  # the same command makes it anew
     assert Store(tmp_path / "store").find("scores", KEY)
 

@@ -190,10 +190,10 @@ def test_one_flipped_bit_of_a_data_file_is_found_before_it_is_read(tmp_path: Pat
     assert len(read) == 2
 
 
-def test_other_images_under_the_same_command_resume_nothing(
+def test_a_run_whose_data_changed_is_refused_and_resumes_nothing(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training is stopped, the data change, and the same command begins anew; with the same data it goes on."""
+    """A training is stopped and the data change; with the same data it goes on, and with rerun=true it begins anew."""
     original, after_step = runners.data.fake.fake, state.Keeper.after_step
     stops = {"left": 1}
 
@@ -212,7 +212,14 @@ def test_other_images_under_the_same_command_resume_nothing(
     same = command(*ONE, outputs=str(tmp_path / "same"))
     assert same.code == 0 and "train: goes on from epoch 1, step 1" in same.out
     monkeypatch.setattr(runners.data.fake, "fake", other)
-    changed = command(*ONE)
+    refused = [command(*ONE) for _ in range(2)]  # the refusal itself is no first leg
+    for ended in refused:
+        assert ended.code == 4 and re.fullmatch(
+            r"error: the images or labels of fake-\S+ are not those that it began with \(\w{10} then, \w{10} now\); a run goes "
+            r"on with the same data; bring them back, or begin anew with rerun=true\n",
+            ended.err,
+        )
+    changed = command(*ONE, "rerun=true")
     assert changed.code == 0 and "goes on" not in changed.out
     keys = [json.loads((run.folder / "run.json").read_text())["keys"] for run in (same, changed)]
     assert keys[0].keys() == keys[1].keys() and not set(keys[0].values()) & set(keys[1].values())
@@ -543,6 +550,25 @@ def test_a_store_for_everybody_is_warned_of(tmp_path: Path, command: Command) ->
     assert re.fullmatch(r"warning: store=.* takes files from every user of this machine; .*; chmod o-w .*\n", ended.err)
     store.chmod(0o770)
     assert command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}").err == ""
+
+
+def test_a_store_for_everybody_that_is_somebody_elses_is_trusted_only_if_told(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setattr("os.geteuid", lambda: store.stat().st_uid + 1)
+    assert command(*ONE, "recipe.epochs=0", f"store={store}").code == 0, "somebody's, but not everybody's to write"
+    store.chmod(0o777)
+    ended = command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}")
+    assert ended.code == 2
+    assert re.fullmatch(
+        r"error: store=.* takes files from every user of this machine and belongs to another one \(user \d+\); .*, or trust "
+        r"them all with shared_store=true\n",
+        ended.err,
+    )
+    trusted = command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}", "shared_store=true")
+    assert (trusted.code, trusted.err) == (0, "")
 
 
 # What fetches things; our own download is the one place that does.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from runners.errors import StoreError
 from runners.storage.files import read_again, write_atomic, write_json
 from runners.storage.keys import file_digest
 
@@ -39,12 +40,32 @@ def is_done(folder: Path) -> bool:
         return False
 
 
-def start(folder: Path, config: Mapping[str, Any]) -> None:
-    """Notes that a run has begun, and what it was asked for; what an earlier run left goes."""
+def check_data(folder: Path, run: str, data: str) -> None:
+    """Refuses to go on with other data than the same run began with.
+
+    Args:
+        run: the run's name, which says what was asked for: another one in this folder is nobody's first leg.
+        data: hash of the images and labels.
+
+    Raises:
+        StoreError: the data differ.
+    """
+    begun = _begun(folder)
+    if begun.get("run") == run and begun.get("data") not in (None, data):
+        then = str(begun["data"])
+        raise StoreError(
+            f"the images or labels of {run} are not those that it began with ({then[:10]} then, {data[:10]} now); a run goes "
+            "on with the same data; bring them back, or begin anew with rerun=true"
+        )
+
+
+def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = "") -> None:
+    """Notes that a run has begun, what it was asked for and on which data; what an earlier run left goes."""
     for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*/plan.json")):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    write_json(folder / STATUS, {"state": "running", "started": _now(), "host": socket.gethostname(), "pid": os.getpid()})
+    process = {"started": _now(), "host": socket.gethostname(), "pid": os.getpid()}
+    write_json(folder / STATUS, {"state": "running", **process, "begun": {"run": run, "data": data}})
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 
@@ -56,7 +77,7 @@ def finish(folder: Path, facts: dict[str, Any], accuracy: "pd.DataFrame") -> Non
     """
     write_json(folder / FACTS, facts | {"accuracy": rows(accuracy)})
     files = {path.name: file_digest(path) for path in sorted([folder / FACTS, *folder.glob("*.csv")])}
-    write_json(folder / STATUS, {"state": "done", "ended": _now(), "sha256": files})
+    write_json(folder / STATUS, {"state": "done", "ended": _now(), "begun": _begun(folder), "sha256": files})
 
 
 def rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -93,7 +114,17 @@ def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
     """Notes why a run ended early; the traceback goes to its own file."""
     write_atomic(folder / ERROR_LOG, details.encode())
     state = "stopped" if exit_code in STOPPED else "failed"
-    write_json(folder / STATUS, {"state": state, "ended": _now(), "error": message, "exit_code": exit_code})
+    ended = {"error": message, "exit_code": exit_code, "begun": _begun(folder)}
+    write_json(folder / STATUS, {"state": state, "ended": _now(), **ended})
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The run that last began in a folder, and the hash of its data; empty if there is none."""
+    try:
+        found = json.loads((folder / STATUS).read_text())["begun"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_table(folder: Path, name: str, table: "pd.DataFrame") -> None:

@@ -19,6 +19,7 @@ BOOKKEEPING = frozenset(
         "device",
         "outputs",
         "store",
+        "shared_store",
         "lock",
         "rerun",
         "debug",

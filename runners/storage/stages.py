@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from torch import nn
 
-from runners.errors import NumericalError, StoreError
+from runners.errors import NumericalError, ResourceError, StoreError
 from runners.interruption import stop_if_requested
 from runners.storage.files import read_again
 from runners.storage.keys import digest
@@ -145,6 +145,11 @@ class Stages:
         try:
             return read_again(opened)
         except OSError as error:
+            if not self.store.root.exists():
+                raise ResourceError(
+                    f"store={self.store.root} was deleted while this run needed it; it must stay while runs go on; give the "
+                    "same command to make everything anew"
+                ) from error
             raise StoreError(
                 f"stored {stage} {path} cannot be read ({error.strerror}); nobody may delete from store= while runs need it; "
                 "check the disk, then give the same command"
