@@ -11,8 +11,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -234,14 +236,13 @@ def play(folder: Path, scenario: str) -> dict[str, Any]:
     name, *given = scenario.split()
     options = dict(option.split("=") for option in given)
     numbers = {key: int(options.pop(key)) for key in ("number", "killed", "each") if key in options}
-    fsync = os.fsync
-    if options.pop("fsync", "on") == "off":  # what is at stake is who writes, not the disk
-        os.fsync = lambda fd: None
     scenarios = {"once": once, "takeover": takeover, "paused": paused, "rows": rows, "shared_rows": shared_rows}
-    try:
+    with ExitStack() as patched:
+        if options.pop("fsync", "on") == "off":  # what is at stake is who writes, not the disk
+            patched.enter_context(patch("os.fsync"))
+        if options.pop("exchange", "on") == "off":  # of two names: what filelock takes over by, and network file systems refuse
+            patched.enter_context(patch("filelock._soft.exchange_names", return_value=False))
         return scenarios[name](folder, **options, **numbers)
-    finally:
-        os.fsync = fsync
 
 
 def main() -> None:

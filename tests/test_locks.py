@@ -28,6 +28,7 @@ QUICK = (
     "once number=16 lock=auto",
     "once number=6 lock=none",
     "takeover lock=flock",
+    "takeover lock=lease exchange=off",
     "paused",
     "rows number=12 each=10 fsync=off",
     "shared_rows number=12 each=10 fsync=off",
@@ -40,8 +41,9 @@ def crowds(folder: Path, *scenarios: str) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(scenarios)
-    for outcome in found:
-        assert outcome["whole"] and outcome["left"] == outcome["locks"] == [] and outcome["unfinished"] == 0
+    for scenario, outcome in zip(scenarios, found, strict=True):
+        assert outcome["whole"] and outcome["left"] == outcome["locks"] == []
+        assert outcome["unfinished"] == 0 or "publish=first" in scenario, "who fails leaves its checkpoints"
     return found
 
 
@@ -78,6 +80,10 @@ def test_of_64_processes_8_are_killed_while_they_train(lock: str, tmp_path: Path
 
 def test_when_the_holder_is_killed_a_waiter_goes_on_from_its_checkpoint(quick: dict[str, dict[str, Any]]) -> None:
     is_taken_over(quick["takeover lock=flock"])
+
+
+def test_also_of_a_lease_where_two_names_cannot_be_exchanged(quick: dict[str, dict[str, Any]]) -> None:
+    is_taken_over(quick["takeover lock=lease exchange=off"])
 
 
 @pytest.mark.slow
@@ -256,7 +262,7 @@ def test_a_lease_whose_maker_died_before_it_had_written_its_name_ends(tmp_path: 
     (tmp_path / f"trained-{KEY}.lease").touch()
     started = time.monotonic()
     with Locks(tmp_path, "lease").held("trained", KEY, unless=never):
-        assert 0.5 < time.monotonic() - started < 10
+        assert 0.35 < time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("ahead", [-86400, 86400])

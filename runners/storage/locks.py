@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 
 from runners.interruption import stop_if_requested
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 CHOICES = ("auto", "flock", "lease", "none")
 # A holder refreshes its lease every third of this; one that has not for so long is taken to be gone.
 LEASE_SECONDS = 120.0
+LEASES_FORSAKEN = 4 / 3  # after so many, a lease that filelock did not take over is removed
 POLL_SECONDS = (0.02, 1.0)  # the first pause between two tries, and the longest
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 MOUNTS = Path("/proc/self/mounts")
@@ -109,7 +111,7 @@ class Claim:
         self.about = folder / f"{kind}-{key}.json"
         folder.mkdir(parents=True, exist_ok=True)
         if lock == "flock":
-            self.lock: BaseFileLock = FileLock(self.path, fallback_to_soft=False)
+            self.lock: FileLock | SoftFileLease = FileLock(self.path, fallback_to_soft=False)
         else:
             self.lock = SoftFileLease(self.path, lease_duration=LEASE_SECONDS)
         self.seen, self.since = (0, 0.0), time.monotonic()
@@ -159,22 +161,44 @@ class Claim:
             self.about.write_text(json.dumps(note))
 
     def _holder(self) -> str:
+        note = self._note()
+        return f"process {note['pid']} on {note['host']} (since {note['since']})" if note else "another process"
+
+    def _note(self) -> dict[str, Any]:
+        """What the holder has left; empty while it has only just begun."""
         try:
             note = json.loads(self.about.read_text())
-            return f"process {note['pid']} on {note['host']} (since {note['since']})"
-        except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
-            return "another process"
+            return {"host": str(note["host"]), "pid": int(note["pid"]), "since": str(note["since"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def _forget_if_forsaken(self) -> None:
-        """Removes a lease that nobody has refreshed for twice its time: its maker died before it had written its name."""
+        """Removes a lease whose maker is gone, where filelock cannot.
+
+        filelock takes over by exchanging two names, which network file systems refuse, and waits for ever for one who died
+        before he had written his name. Gone is a process of this host that no longer runs, and whoever has refreshed
+        nothing for `LEASES_FORSAKEN` leases by the clock of this process.
+        """
         if isinstance(self.lock, FileLock):
             return
         with suppress(OSError):
             found = self.path.stat()
             if (found.st_ino, found.st_mtime) != self.seen:
                 self.seen, self.since = (found.st_ino, found.st_mtime), time.monotonic()
-            elif time.monotonic() - self.since > 2 * LEASE_SECONDS:
+            if self._maker_has_died() or time.monotonic() - self.since > LEASES_FORSAKEN * LEASE_SECONDS:
                 self.path.unlink()
+
+    def _maker_has_died(self) -> bool:
+        """Whether the lease is that of a process of this host that no longer runs."""
+        note = self._note()
+        # The note may still be that of the maker before.
+        if note.get("host") != socket.gethostname() or note.get("pid") != self.lock.pid:
+            return False
+        try:
+            os.kill(note["pid"], 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 @cache
