@@ -182,11 +182,26 @@ class Claim:
         if isinstance(self.lock, FileLock):
             return
         with suppress(OSError):
-            found = self.path.stat()
+            lease, found = self.path.read_bytes(), self.path.stat()
             if (found.st_ino, found.st_mtime) != self.seen:
                 self.seen, self.since = (found.st_ino, found.st_mtime), time.monotonic()
             if self._maker_has_died() or time.monotonic() - self.since > LEASES_FORSAKEN * LEASE_SECONDS:
+                self._remove(lease)
+
+    def _remove(self, lease: bytes) -> None:
+        """Removes this lease, but not the next one, which another waiter may hold by now: one waiter at a time looks again."""
+        going = self.path.with_suffix(".going")
+        try:
+            going.touch(exist_ok=False)
+        except FileExistsError:
+            if time.monotonic() - self.since > 2 * LEASES_FORSAKEN * LEASE_SECONDS:
+                going.unlink()  # its maker has died as well
+            return
+        try:
+            if self.path.read_bytes() == lease:
                 self.path.unlink()
+        finally:
+            going.unlink()
 
     def _maker_has_died(self) -> bool:
         """Whether the lease is that of a process of this host that no longer runs."""
