@@ -27,7 +27,7 @@ test-slurm: .venv/ready ## sweeps on a real Slurm that is disturbed; MINI_SLURM 
 bench: .venv/ready ## time the training engine, the criteria and the removal of filters against others, side by side
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/engine_gpu.py
-	$(BIN)/python benchmarks/criteria.py
+	env -u OPENBLAS_CORETYPE $(BIN)/python benchmarks/criteria.py # NumPy's BLAS with all that the processor can do
 	$(BIN)/python benchmarks/removal.py
 	$(BIN)/python benchmarks/sweep.py
 

@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from jaxtyping import Float64
 from scipy.spatial.distance import cdist
+from threadpoolctl import threadpool_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
@@ -173,6 +175,11 @@ def installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
+def blas_info() -> list[dict[str, Any]]:
+    """Of every BLAS that is loaded: its name, and the kind of processor whose instructions it uses."""
+    return [found for found in threadpool_info() if found["user_api"] == "blas"]
+
+
 def main() -> None:
     """Measures and prints."""
     given = options({"rounds": 5, "images": 1024, "threads": 1})
@@ -180,7 +187,9 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (given["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
     images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
-    print(f"# torch {torch.__version__}, {given['threads']} thread(s), median of {given['rounds']}, competitors in turn\n")
+    blas = ", ".join(sorted({f"{found['internal_api']} {found.get('architecture')}" for found in blas_info()}))
+    print(f"# torch {torch.__version__}, numpy {np.__version__} ({blas}), {given['threads']} thread(s), ", end="")
+    print(f"median of {given['rounds']}, competitors in turn\n")
     print("| what | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
     for measure in measures(images, given["rounds"]):
         print("| " + " | ".join(measure()) + " |", flush=True)

@@ -8,11 +8,12 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from jaxtyping import Float, Float64
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
 # Of a layer's weights as a matrix, at a time: what they take in float64 stays in the cache.
-COLUMNS, ROWS, NUMBERS = 192, 96, 2**17
+ROWS, NUMBERS = 96, 2**17
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -45,34 +46,27 @@ class Weights:
         """One filter a row.  [weight units]"""
         return self.weight.detach().flatten(1).double()
 
-    def centred(self) -> Iterator[tuple[Float64[Tensor, " columns"], Float64[Tensor, "out columns"]]]:
-        """The mean of the filters and the filters about it, some columns at a time."""
-        for columns in self.weight.detach().flatten(1).split(COLUMNS, dim=1):
-            precise = columns.double()
-            mean = precise.mean(0)
-            yield mean, precise - mean
+    @cached_property
+    def about_mean(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "out d"]]:
+        """The mean filter, and the filters about it: far from the origin, only the differences matter.  [weight units]"""
+        precise = self.weight.detach().flatten(1).to(torch.float64, copy=True)
+        mean = precise.mean(0)
+        return mean, precise.sub_(mean)
 
     @cached_property
     def gram(self) -> Float64[Tensor, "out out"]:
-        """Inner products of the filters about their mean: far from the origin, only the differences matter.
-
-        Each pair once, in blocks of columns, and then mirrored.
-        """
-        n = len(self.weight)
-        starts = range(0, n, ROWS)
-        gram = torch.zeros(n, n, dtype=torch.float64, device=self.weight.device)
-        for _, columns in self.centred():
-            for start in starts:
-                gram[start:, start : start + ROWS].addmm_(columns[start:], columns[start : start + ROWS].T)
-        for start in starts:
-            end = start + ROWS
-            gram[start:end, end:] = gram[end:, start:end].T
-        return gram
+        """Inner products of the filters about their mean."""
+        _, centred = self.about_mean
+        if centred.is_cuda:
+            return centred @ centred.T
+        # NumPy's BLAS, unlike torch's, makes each pair once.
+        with _blas().limit(limits=torch.get_num_threads(), user_api="blas"):
+            return torch.from_numpy(centred.numpy() @ centred.numpy().T)
 
     @cached_property
     def products(self) -> Float64[Tensor, "out out"]:
         """Inner products of the filters as they are."""
-        mean = self.filters.mean(0)
+        mean, _ = self.about_mean
         along = self.filters @ mean
         return self.gram + along[:, None] + along - mean @ mean
 
@@ -110,6 +104,12 @@ class Weights:
     def distance_sums(self) -> Scores:
         """Sum of the distances from each filter to all.  [weight units]"""
         return self.distances.sum(1)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Whatever multiplies matrices for NumPy."""
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True)

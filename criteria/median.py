@@ -141,9 +141,9 @@ def _from_shares(layer: Weights, share: Float64[Tensor, " out"], scale: float) -
     sums = squares + share @ towards
     squared = sums - 2 * towards
     sought = torch.stack([share, _pull(squared.rsqrt(), share)])
-    means, products = zip(*((mean, sought @ columns) for mean, columns in layer.centred()), strict=True)
-    offset, pull = torch.cat(products, 1)
-    point = torch.cat(means) + offset
+    mean, centred = layer.about_mean
+    offset, pull = sought @ centred
+    point = mean + offset
     if (squared < RESOLVED * sums).any():
         return Median(point, _residual(layer.filters, point, scale))
     return Median(point, float(pull.norm()) / len(share))

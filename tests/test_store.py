@@ -184,9 +184,9 @@ def test_keys_are_those_of_the_first_day() -> None:
     assert chain(CONFIG, "data") == {
         "dataset": "3ab333d4bd8bf6d6523e809ef29f123d",
         "trained": "31018244370ce372a798fa8906a037b6",
-        "scores": "dbea7e015d533148d28c199212268236",
-        "selection": "850b8befcba5cf41cb9eb0a56ad27b82",
-        "tuned": "9004ca3ade88dff5c9ae45671e7e7c2d",
+        "scores": "d208c80416990b1a4ae10323645be60d",
+        "selection": "f33405571e4ec5e5e723b3bac5cf3410",
+        "tuned": "a3a13ad6bc9829b418a438953cd3ada1",
     }
     assert run_name(CONFIG) == "fake-resnet56-l1-0.5-seed0-dbab7f8f5d"
 

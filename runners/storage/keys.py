@@ -69,7 +69,7 @@ STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
     "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
     "given": Stage(1, (), ("model", "weights")),
-    "scores": Stage(2, ("trained", "dataset"), ("compared", "score_share", "score_batch_size")),
+    "scores": Stage(3, ("trained", "dataset"), ("compared", "score_share", "score_batch_size")),
     "selection": Stage(1, ("scores",), ("chosen", *RULE)),
     "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "after", "precision", "seed")),
