@@ -19,7 +19,7 @@ def taylor_l1(layer: Gradients) -> Scores:
         Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient inference", section 2.2; on
         weights as in Huang et al. 2021, section 4. Divided by its sum it is SNIP's sensitivity (Lee et al. 2019).
     """
-    return torch.cat([rows.abs_().sum(1) for rows in layer.saliency()])
+    return layer.sums[1]
 
 
 def taylor_l2(layer: Gradients) -> Scores:
@@ -28,7 +28,7 @@ def taylor_l2(layer: Gradients) -> Scores:
     Source:
         As `taylor_l1`.
     """
-    return torch.cat([rows.norm(dim=1) for rows in layer.saliency()])
+    return layer.sums[2].sqrt()
 
 
 def snip(layer: Gradients) -> Scores:
@@ -41,7 +41,7 @@ def snip(layer: Gradients) -> Scores:
         van Amersfoort et al. 2020, "Single shot structured pruning before training" (3SP): the connection sensitivity of
         SNIP (Lee et al. 2019) with one gate a filter.
     """
-    return torch.cat([rows.sum(1).abs() for rows in layer.saliency()])
+    return layer.sums[0].abs()
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TaylorPerBatch(DataCriterion):
 
     def reduce(self, batch: BatchGradients) -> Float64[Tensor, "2 out"]:
         """Sum of the score over the images, and how many they are."""
-        score = torch.cat([rows.norm(p=self.norm, dim=1) for rows in batch.saliency()])
+        score = batch.sums[1] if self.norm == 1 else batch.sums[2].sqrt()
         return torch.stack([score, torch.ones_like(score)]) * batch.images
 
     def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:

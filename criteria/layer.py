@@ -6,7 +6,7 @@ of images as they pass: `Activations`, `Gates` or `BatchGradients`.
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
@@ -16,13 +16,14 @@ from jaxtyping import Float, Float64
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from criteria.compiled import product_sums
+
 if TYPE_CHECKING:
     from criteria.median import Median
 
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
-# Of a layer's weights as a matrix, at a time: what they take in float64 stays in the cache.
-ROWS, NUMBERS = 96, 2**17
+ROWS = 96  # of distances at a time: what they take stays in the cache
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -127,15 +128,17 @@ class Gradients:
     weight: Float[Tensor, "out *kernel"]
     grad: Float[Tensor, "out *kernel"]
 
-    def saliency(self) -> Iterator[Float64[Tensor, "filters d"]]:
-        """Gradient times weight, one filter a row: what the loss loses to first order without that weight.  [nats]
-
-        Some filters at a time.
+    @cached_property
+    def sums(self) -> Float64[Tensor, "3 out"]:
+        """Of gradient times weight, what the loss loses to first order without that weight: for every filter the sum, the
+        sum of absolute values and the sum of squares.  [nats, nats, nats^2]
         """
-        weight, grad = self.weight.detach().flatten(1), self.grad.flatten(1)
-        some = max(1, NUMBERS // weight.shape[1])
-        for rows, slopes in zip(weight.split(some), grad.split(some), strict=True):
-            yield rows.to(torch.float64, copy=True).mul_(slopes)
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, grad = (each.detach().flatten(1).to(kind) for each in (self.weight, self.grad))
+        if weight.is_cuda:
+            product = weight.double() * grad
+            return torch.stack([product.sum(1), product.abs().sum(1), product.square().sum(1)])
+        return torch.from_numpy(product_sums(weight.numpy(), grad.numpy()))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Layers larger than what is taken at a time, and hostile ones: scores against direct differences, medians with their proof."""
+"""Layers larger than what is taken at a time, and hostile ones: gm against direct differences, medians with their proof."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from criteria.gradient import taylor_l1, taylor_l2
-from criteria.layer import NUMBERS, ROWS, Gradients, Weights
+from criteria.layer import ROWS, Weights
 from criteria.median import geometric_median
 from criteria.norm import gm
 
@@ -32,14 +31,6 @@ def test_equal_filters_have_equal_gm_wherever_they_stand(shape: tuple[int, int])
     equal = [0, len(filters) // 3, *range(len(filters) - 7, len(filters))]
     filters[equal] = filters[0]
     assert len(set(gm(Weights(torch.tensor(filters)))[equal].tolist())) == 1
-
-
-@pytest.mark.parametrize("shape", ((5, NUMBERS // 2), (3, NUMBERS + 1)))
-def test_taylor_of_filters_that_are_taken_some_at_a_time(shape: tuple[int, int]) -> None:
-    weight, grad = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    layer, product = Gradients(torch.tensor(weight), torch.tensor(grad)), weight.astype(np.float64) * grad
-    np.testing.assert_allclose(taylor_l1(layer).numpy(), np.abs(product).sum(1), rtol=1e-12)
-    np.testing.assert_allclose(taylor_l2(layer).numpy(), np.sqrt((product**2).sum(1)), rtol=1e-12)
 
 
 def heavy_tailed(filters: np.ndarray, generator: np.random.Generator) -> np.ndarray:

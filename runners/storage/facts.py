@@ -11,7 +11,7 @@ import torch
 
 from runners.storage.code import code
 
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scipy", "pandas", "timm", "scikit-learn")
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numba", "numpy", "scipy", "pandas", "timm", "scikit-learn")
 
 
 def facts(root: Path, device: torch.device) -> dict[str, Any]:
