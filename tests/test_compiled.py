@@ -1,11 +1,9 @@
-"""The compiled loop against NumPy, and where nothing compiled can be kept."""
+"""The compiled loop against NumPy."""
 
 import numpy as np
 import pytest
 import torch
-from numba.core import caching
 
-from criteria import compiled
 from criteria.compiled import product_sums
 from criteria.gradient import snip, taylor_l1, taylor_l2
 from criteria.layer import Gradients
@@ -45,24 +43,3 @@ def test_any_layout_of_a_layer_gives_the_same_scores() -> None:
     plain, turned = Gradients(weight, grad), Gradients(weight.to(memory_format=last), grad.to(memory_format=last))
     for criterion in (taylor_l1, taylor_l2, snip):
         assert torch.equal(criterion(plain), criterion(turned))
-
-
-def test_where_nothing_can_be_kept_it_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in a read-only installation of a user without a home.
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    compiled._product_sums.cache_clear()
-    a, b = np.random.default_rng(0).standard_normal((2, 5, 9)).astype(np.float32)
-    np.testing.assert_allclose(product_sums(a, b), by_numpy(a, b), rtol=1e-12, atol=1e-15)
-    compiled._product_sums.cache_clear()
-
-
-def test_a_disk_that_is_full_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(caching.IndexDataCacheFile, "save", refuse)
-    monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *arguments: None)
-    compiled._product_sums.cache_clear()
-    a, b = np.random.default_rng(0).standard_normal((2, 5, 9)).astype(np.float32)
-    np.testing.assert_allclose(product_sums(a, b), by_numpy(a, b), rtol=1e-12, atol=1e-15)
-    compiled._product_sums.cache_clear()
