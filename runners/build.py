@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
             "keys": parts.stages.keys,
             "contents": parts.stages.contents,
             "reused": parts.stages.reused,
+            "made_on": parts.stages.made_on,
+            "numerics_mixed": len({parts.stages.numerics, *chain.from_iterable(parts.stages.made_on.values())}) > 1,
             "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},
             "peak_memory_mb": facts.peak_memory_mb(parts.device),
         },

@@ -22,8 +22,8 @@ from runners.retrain import scratch_b
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rounds import rules_of_rounds
 from runners.selection.rule import Rule
+from runners.storage import facts, keys
 from runners.storage import folder as run_folder
-from runners.storage import keys
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
@@ -201,7 +201,8 @@ class Parts:
         """The store, with this run's keys."""
         chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
         store = Store(Path(self.values["store"]).resolve())
-        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"])
+        numerics = facts.numerics(self.device)
+        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=numerics)
 
 
 def _device(name: str) -> torch.device:

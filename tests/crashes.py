@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def outcome(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files) + repr((done, left)).encode()).hexdigest()
 
 
-def careless_publish(self: Store, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+def careless_publish(self: Store, stage: str, key: str, write: Callable[[Path], None], numerics: Collection[str] = ()) -> Path:
     """The negative control: written where it is read, and believed unread."""
     entry = self.root / stage / key[:2] / key
     entry.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def paused(folder: Path, publish: str = "") -> dict[str, Any]:
     return outcome(folder, [end(holder), end(waiter)]) | {"seconds": seconds}
 
 
-def in_place(self: Store, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+def in_place(self: Store, stage: str, key: str, write: Callable[[Path], None], numerics: Collection[str] = ()) -> Path:
     """An entry without a rename."""
     entry = self._entry(stage, key)
     entry.mkdir(parents=True)

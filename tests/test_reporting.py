@@ -459,9 +459,9 @@ def test_five_hundred_jobs(tmp_path: Path) -> None:
 def test_rows_and_summary_by_hand(done: Path) -> None:
     text = report.report(done)
     assert (done / "rows.csv").read_text().splitlines()[:3] == [
-        "run,criterion,ratio,seed,stage,top1_pct,top5_pct,loss_nats,params,macs,latency_ms,model,dataset",
-        "l1-0.1-0,l1,0.1,0,trained,95.5,,0.5,1000,4000,1.5,resnet20,digits",
-        "l1-0.1-0,l1,0.1,0,tuned,93.0,,0.5,1000,4000,1.5,resnet20,digits",
+        "run,criterion,ratio,seed,stage,top1_pct,top5_pct,loss_nats,params,macs,latency_ms,model,dataset,numerics_mixed",
+        "l1-0.1-0,l1,0.1,0,trained,95.5,,0.5,1000,4000,1.5,resnet20,digits,",
+        "l1-0.1-0,l1,0.1,0,tuned,93.0,,0.5,1000,4000,1.5,resnet20,digits,",
     ]
     assert len(rows(done / "rows.csv")) == 8
     what = ("ratio", "stage", "n_jobs", "top1_pct_mean", "top1_pct_sd", "top1_pct_n", "params_mean", "macs_n")
@@ -656,6 +656,23 @@ def test_rows_of_another_baseline_are_refused(done: Path, tmp_path: Path, other:
     with pytest.raises(StoreError, match=f"^{found}.*delete the folders"):
         report.report(done)
     assert {path.name for path in done.iterdir()} == before
+
+
+def test_rows_of_a_baseline_that_was_made_again_and_differs_are_refused(tmp_path: Path) -> None:
+    grid = [{"criterion": name} for name in ("gm", "l1", "l2")]
+    sweep = make_sweep(tmp_path, grid)
+    for values, content in zip(grid, ("first", "first", "again"), strict=True):
+        finish(tmp_path, values, facts() | {"contents": {"trained": content}})
+    with pytest.raises(StoreError, match=r"^job 2 \(l2\) began from a trained network that was made again, and differs"):
+        report.report(sweep)
+
+
+def test_rows_that_several_machines_had_a_part_in_are_flagged(done: Path, tmp_path: Path) -> None:
+    finish(tmp_path, GRID[1], facts(1) | {"numerics_mixed": True})
+    text = report.report(done)
+    assert origin(text, "Runs that several kinds of machine or versions had a part in") == "job 1"
+    flagged = [row["run"] for row in rows(done / "rows.csv") if row["numerics_mixed"] == "true"]
+    assert flagged == [name_of(GRID[1])] * 2, "both stages"
 
 
 def test_the_usual_baseline_is_that_of_most_jobs(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from runners.errors import NumericalError, ResourceError, StoreError, UserError
+from runners.interruption import Preempted
 from runners.storage import folder as run_folder
 from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import canonical, chain, digest, file_digest, run_name
+from runners.storage.resume import Checkpoints
 from runners.storage.stages import WEIGHTS, Stages, read_table
 from runners.storage.store import MANIFEST, Store
 from runners.storage.weights import load_weights, save_weights
@@ -298,7 +300,7 @@ def test_what_is_published_is_found_whole(tmp_path: Path) -> None:
     assert (entry / "weights.bin").read_bytes() == b"content" * 100
     manifest = json.loads((entry / MANIFEST).read_text())
     files = {"weights.bin": file_digest(entry / "weights.bin")}
-    assert manifest == {"version": 1, "stage": "trained", "key": KEY, "sha256": files}
+    assert manifest == {"version": 1, "stage": "trained", "key": KEY, "numerics": [], "sha256": files}
     assert store.find("scores", KEY) is None and store.find("trained", "ab" + "1" * 30) is None
     assert [path.name for path in entry.parent.iterdir()] == [KEY]
 
@@ -488,8 +490,8 @@ def test_a_store_deleted_while_a_run_reads_is_one_line(
     stages = Stages(Store(tmp_path / "store"), {"scores": KEY})
     table = pd.DataFrame({"score": [0.1]})
 
-    def deleted(self: Stages, stage: str, produce: Any) -> Path:
-        entry = original(self, stage, produce)
+    def deleted(self: Stages, stage: str, produce: Any, made_on: Any) -> Path:
+        entry = original(self, stage, produce, made_on)
         shutil.rmtree(tmp_path / "store" / below)
         return entry
 
@@ -501,6 +503,34 @@ def test_a_store_deleted_while_a_run_reads_is_one_line(
         assert list(tmp_path.rglob("tmp.*")) == []
     pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)  # the same command makes it anew
     assert Store(tmp_path / "store").find("scores", KEY)
+
+
+def test_an_entry_says_who_had_a_part_in_it_and_is_the_same_whoever_had(tmp_path: Path) -> None:
+    table = pd.DataFrame({"score": [0.1]})
+    here, there = (Stages(Store(tmp_path / name), {"scores": KEY}, numerics=name) for name in ("here", "there"))
+    for stages in (here, there):
+        stages.table("scores", lambda: table)
+    assert (here.made_on, there.made_on) == ({"scores": ["here"]}, {"scores": ["there"]})
+    assert here.contents == there.contents
+    later = Stages(Store(tmp_path / "here"), {"scores": KEY}, numerics="later")
+    later.table("scores", lambda: table)
+    assert later.made_on == {"scores": ["here"]}, "it was found, not made"
+
+
+def test_a_network_that_several_machines_trained_names_them_all(tmp_path: Path) -> None:
+    def train(checkpoints: Checkpoints) -> tuple[nn.Module, pd.DataFrame]:
+        steps = (checkpoints.load() or {"step": 0})["step"]
+        checkpoints.save({"step": steps + 1})
+        if steps < 2:
+            raise Preempted("stopped")
+        return network(), pd.DataFrame({"epoch": [1]})
+
+    for machine in ("first", "second"):
+        with pytest.raises(Preempted):
+            Stages(Store(tmp_path), {"trained": KEY}, numerics=machine).network("trained", network(), train)
+    last = Stages(Store(tmp_path), {"trained": KEY}, numerics="last")
+    last.network("trained", network(), train)
+    assert last.made_on == {"trained": ["first", "last", "second"]}
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT])

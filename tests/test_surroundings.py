@@ -221,8 +221,34 @@ def test_a_run_whose_data_changed_is_refused_and_resumes_nothing(
         )
     changed = command(*ONE, "rerun=true")
     assert changed.code == 0 and "goes on" not in changed.out
-    keys = [json.loads((run.folder / "run.json").read_text())["keys"] for run in (same, changed)]
+    facts = [json.loads((run.folder / "run.json").read_text()) for run in (same, changed)]
+    keys = [each["keys"] for each in facts]
+    assert [each["numerics_mixed"] for each in facts] == [False, False]
     assert keys[0].keys() == keys[1].keys() and not set(keys[0].values()) & set(keys[1].values())
+
+
+# E
+
+
+def test_a_run_that_another_machine_goes_on_with_is_flagged(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = {"left": 1}
+    after_step = state.Keeper.after_step
+
+    def stop_once(self: state.Keeper) -> None:
+        if stops["left"]:
+            stops["left"] -= 1
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(self)
+
+    monkeypatch.setattr(state.Keeper, "after_step", stop_once)
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device: "an older GPU")
+    assert command(*ONE).code == 75
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device: "a newer GPU")
+    ended = command(*ONE)
+    assert ended.code == 0 and "train: goes on from epoch 1, step 1" in ended.out
+    facts = json.loads((ended.folder / "run.json").read_text())
+    assert facts["numerics_mixed"] is True
+    assert facts["made_on"]["trained"] == ["a newer GPU", "an older GPU"] and facts["made_on"]["scores"] == ["a newer GPU"]
 
 
 # D

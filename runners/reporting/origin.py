@@ -55,7 +55,7 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
     rows = [row for each in done for row in each.facts["accuracy"]]
     kinds = dict.fromkeys(kind for each in done for kind in each.facts["keys"])
     keys = [f"{kind} {len({shown(each.facts['keys'].get(kind)) for each in done})}" for kind in kinds]
-    stored = Counter(stage.partition("/")[0] for each in done for stage in dict.fromkeys(_reused(each)))
+    mixed_up = [str(each.job.number) for each in done if each.facts.get("numerics_mixed")]
     return [
         ("Models", _distinct(row.get("model") for row in rows)),
         ("Data sets", _distinct(row.get("dataset") for row in rows)),
@@ -63,7 +63,7 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
         ("Code versions", _classes(done, code_version)),
         ("Numerics classes", _classes(done, numerics_class)),
         ("Different keys of each stage", ", ".join(keys)),
-        ("Stages taken from the store, which another machine may have made", _tally(stored) or "none"),
+        ("Runs that several kinds of machine or versions had a part in", listed(mixed_up) or "none"),
         (
             "Results of one key that came out differently",
             _distinct(mixed({each.job.name: each.facts for each in done})) or "none",
@@ -107,6 +107,11 @@ def _odd_ones(group: Sequence[Finished]) -> str:
         alike = [each for each in group if shown(each.facts.get("precision")) == precision]
         if found := _minority(alike, lambda each: each.facts["keys"]["trained"]):
             return f"{found} began from another trained network than the other jobs of {' '.join(_training(group[0]))}"
+        if found := _minority(alike, lambda each: shown(each.facts.get("contents", {}).get("trained"))):
+            others = " ".join(_training(group[0]))
+            return (
+                f"{found} began from a trained network that was made again, and differs from that of the other jobs of {others}"
+            )
     return ""
 
 
@@ -132,15 +137,6 @@ def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:
     if len(found) == 1:
         return f"1: {next(iter(found))}"
     return f"{len(found)}: " + "; ".join(f"{name} ({listed(jobs)})" for name, jobs in sorted(found.items()))
-
-
-def _reused(each: Finished) -> list[str]:
-    reused = each.facts.get("reused")
-    return [shown(stage) for stage in reused] if isinstance(reused, list) else []
-
-
-def _tally(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} in {n} job{'s' if n > 1 else ''}" for name, n in found.items())
 
 
 def _distinct(values: Any) -> str:

@@ -81,9 +81,19 @@ def groups_of(jobs: Iterable[Job]) -> Groups:
 
 
 def rows_table(done: Sequence[Finished], groups: Groups) -> Table:
-    """One row a job and stage, in the order of `done`: what is varied, the seed, and all columns of `accuracy.csv`."""
+    """One row a job and stage, in the order of `done`: what is varied, the seed, and all columns of `accuracy.csv`.
+
+    `numerics_mixed` says whether machines or versions of several kinds had a part in the run, so that no one of them would
+    repeat it bit for bit.
+    """
     rows = [
-        {**each.job.values, **_given(row, each.job.values), "run": each.job.name, SEED: each.facts[SEED]}
+        {
+            **each.job.values,
+            **_given(row, each.job.values),
+            "run": each.job.name,
+            SEED: each.facts[SEED],
+            "numerics_mixed": each.facts.get("numerics_mixed"),
+        }
         for each in done
         for row in each.facts["accuracy"]
     ]

@@ -30,6 +30,13 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
     }
 
 
+def numerics(device: torch.device) -> str:
+    """What rounding depends on: results of one class repeat bit for bit, others to within rounding."""
+    cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
+    return f"{name}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}"
+
+
 def peak_memory_mb(device: torch.device) -> dict[str, float]:
     """The most memory this process has held so far (in a sweep, earlier jobs included), and this run on the device."""
     unit = 1 if sys.platform == "darwin" else 1024

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ CLEARERS = 1000  # processes that may finish one training at once
 
 
 @dataclass(frozen=True)
+class Generation:
+    """One saved state, by its number, and who had a part in it."""
+
+    count: int
+    content: bytes
+    numerics: list[str]
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """A folder of `a.state` and `b.state`, each a line of JSON (its manifest) and the state's bytes.
 
@@ -27,9 +36,13 @@ class Checkpoints:
     and one that has finished may clear the folder meanwhile. Whatever they leave is a whole state of the same training.
 
     The state is plain numbers, strings, lists, mappings and tensors, readable with `weights_only`.
+
+    Args:
+        numerics: the classes of hardware and versions that had a part in the state; those of a state that is loaded are added.
     """
 
     folder: Path
+    numerics: set[str] = field(default_factory=set)
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole state; None if nothing was ever saved.
@@ -46,9 +59,10 @@ class Checkpoints:
             )
         if not whole:
             return None
-        name = max(whole, key=lambda name: whole[name][0])
+        name = max(whole, key=lambda name: whole[name].count)
+        self.numerics.update(whole[name].numerics)
         try:
-            return torch.load(io.BytesIO(whole[name][1]), map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(whole[name].content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load documents no closed list
             raise StoreError(
                 f"{self._path(name)} is no saved state, though its hash is right; it was not written by Prunescope; delete "
@@ -63,7 +77,7 @@ class Checkpoints:
         """
         content = io.BytesIO()
         torch.save(state, content)
-        counts = {name: generation[0] if generation else 0 for name, generation in self._generations().items()}
+        counts = {name: generation.count if generation else 0 for name, generation in self._generations().items()}
         path = self._path(min(GENERATIONS, key=lambda name: counts.get(name, -1)))
         packed = self._packed(max(counts.values(), default=0) + 1, content.getvalue())
         try:
@@ -82,9 +96,9 @@ class Checkpoints:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.state"
 
-    def _generations(self) -> dict[str, tuple[int, bytes] | None]:
-        """Those that exist, with their counts and states; None for one that is not whole."""
-        found: dict[str, tuple[int, bytes] | None] = {}
+    def _generations(self) -> dict[str, Generation | None]:
+        """Those that exist; None for one that is not whole."""
+        found: dict[str, Generation | None] = {}
         for name in GENERATIONS:
             path = self._path(name)
             try:
@@ -100,10 +114,10 @@ class Checkpoints:
         return found
 
     def _packed(self, count: int, content: bytes) -> bytes:
-        manifest = {"version": VERSION, "of": self.folder.name, "count": count}
+        manifest = {"version": VERSION, "of": self.folder.name, "count": count, "numerics": sorted(self.numerics)}
         return json.dumps(manifest | {"sha256": _digest(manifest, content)}).encode() + b"\n" + content
 
-    def _unpacked(self, path: Path, packed: bytes) -> tuple[int, bytes] | None:
+    def _unpacked(self, path: Path, packed: bytes) -> Generation | None:
         line, _, content = packed.partition(b"\n")
         try:
             manifest = json.loads(line)
@@ -111,6 +125,7 @@ class Checkpoints:
             if told != _digest(manifest, content) or manifest["of"] != self.folder.name:
                 return None
             version, count = int(manifest["version"]), int(manifest["count"])
+            numerics = [str(each) for each in manifest.get("numerics", [])]
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         if version > VERSION:
@@ -118,7 +133,7 @@ class Checkpoints:
                 f"{path} was written by version {version} of checkpoints; this is version {VERSION}; use the newer "
                 f"Prunescope, or delete {self.folder} to train from the start"
             )
-        return count, content
+        return Generation(count, content, numerics)
 
 
 def _digest(manifest: dict[str, Any], content: bytes) -> str:

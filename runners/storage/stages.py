@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from runners.storage.files import read_again
 from runners.storage.keys import digest
 from runners.storage.locks import Locks
 from runners.storage.resume import Checkpoints
-from runners.storage.store import MANIFEST, Store, content
+from runners.storage.store import MANIFEST, Store, content, numerics
 from runners.storage.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Stages:
         seconds: stage -> seconds, filled as stages run; `waited` for other processes.
         reused: stages whose results came from the store.
         contents: stage -> hash of what was found or made, filled as stages run.
+        numerics: of this process.
+        made_on: stage -> numerics of all that had a part in it, filled as stages run.
     """
 
     store: Store
@@ -56,6 +58,8 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     contents: dict[str, str] = field(default_factory=dict)
+    numerics: str = ""
+    made_on: dict[str, list[str]] = field(default_factory=dict)
 
     def name(self, stage: str, what: Any) -> None:
         """Gives `kind/...` a key: what goes into every stage of its kind, and `what` (plain values) of this one.
@@ -68,7 +72,7 @@ class Stages:
         self, stage: str, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
     ) -> tuple[nn.Module, pd.DataFrame]:
         """The network of a stage and its history; `blank` lends its shape and stays as it is."""
-        checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys[stage])
+        checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys[stage], {self.numerics})
 
         def produce() -> Write:
             network, history = make(checkpoints)
@@ -81,7 +85,7 @@ class Stages:
 
             return write
 
-        entry = self._entry(stage, produce)
+        entry = self._entry(stage, produce, checkpoints.numerics)
         checkpoints.clear()
         network = deepcopy(blank)
         self._read(stage, entry / WEIGHTS, lambda path: load_weights(network, path))
@@ -94,7 +98,7 @@ class Stages:
             table = make()
             return lambda folder: table.to_csv(folder / TABLE, index=False)
 
-        entry = self._entry(stage, produce)
+        entry = self._entry(stage, produce, {self.numerics})
         return self._read(stage, entry / TABLE, read_table)
 
     @contextmanager
@@ -104,8 +108,12 @@ class Stages:
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - started, 3)
 
-    def _entry(self, stage: str, produce: Callable[[], Write]) -> Path:
-        """The folder of a stage's result: found; or found after another process made it; or made."""
+    def _entry(self, stage: str, produce: Callable[[], Write], made_on: Collection[str]) -> Path:
+        """The folder of a stage's result: found; or found after another process made it; or made.
+
+        Args:
+            made_on: numerics of all that had a part in it, once it is made.
+        """
         stop_if_requested(f"before stage {stage!r}")
         kind, key = _kind(stage), self.keys[stage]
         entry = self._found(stage)
@@ -115,8 +123,9 @@ class Stages:
                 entry = self._found(stage)
                 if entry is None:
                     with self.timed(kind):
-                        entry = self.store.publish(kind, key, produce())
+                        entry = self.store.publish(kind, key, produce(), made_on)
         self.contents[stage] = self._read(stage, entry / MANIFEST, content)
+        self.made_on[stage] = self._read(stage, entry / MANIFEST, numerics)
         return entry
 
     def _found(self, stage: str) -> Path | None:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,11 @@ class Store:
         log.warning(f"stored {stage} {key[:10]} does not match its hashes; set aside as {aside.name} and made anew")
         return None
 
-    def publish(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+    def publish(self, stage: str, key: str, write: Callable[[Path], None], numerics: Collection[str] = ()) -> Path:
         """Lets `write` fill a new folder, and makes it the result; if another process was first, its result stands.
+
+        Args:
+            numerics: the classes of hardware and versions that made it; noted, but no part of the content.
 
         Raises:
             ResourceError: the disk is full or the store cannot be written.
@@ -78,7 +81,8 @@ class Store:
             files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
             for path in temporary.iterdir():
                 _sync_file(path)
-            write_json(temporary / MANIFEST, {"version": VERSION, "stage": stage, "key": key, "sha256": files})
+            about = {"version": VERSION, "stage": stage, "key": key, "numerics": sorted(numerics)}
+            write_json(temporary / MANIFEST, about | {"sha256": files})
             if self.find(stage, key) is None:
                 try:
                     temporary.rename(entry)
@@ -121,6 +125,11 @@ def is_whole(entry: Path) -> bool:
 def content(manifest: Path) -> str:
     """SHA-256 of everything that an entry's manifest names."""
     return digest(_manifest(manifest.parent).get("sha256"))
+
+
+def numerics(manifest: Path) -> list[str]:
+    """The classes of hardware and versions that made an entry; none if it is of an earlier version."""
+    return [str(each) for each in _manifest(manifest.parent).get("numerics", [])]
 
 
 def _manifest(entry: Path) -> dict[str, Any]:
