@@ -15,9 +15,8 @@ from support import ROOT, Command, Ended
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    # Two threads on a busy machine are slower than one on layers this small. The jobs of sweeps have as many.
+    # Two threads on a busy machine are slower than one on layers this small.
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture

@@ -311,8 +311,13 @@ def test_a_wrong_sweep_ends_before_its_first_job(
 
 
 @pytest.mark.slow
-def test_a_sweep_in_slots_trains_once_fills_holes_and_gives_the_tables_of_single_runs(command: Command, tmp_path: Path) -> None:
-    sweep = ("--multirun", *TINY, "criterion=l1,l2", "ratio=0.3,0.5,0.50", "hydra.launcher.per_device=2")
+def test_a_sweep_in_slots_trains_once_fills_holes_and_gives_the_tables_of_single_runs(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many threads as this process has; what jobs are forked from may have been started with others by an earlier test.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = ("hydra.launcher.per_device=2", "hydra.launcher.warm=false")
+    sweep = ("--multirun", *TINY, "criterion=l1,l2", "ratio=0.3,0.5,0.50", *two)
     first = command(*sweep)
     assert first.code == 0, first.err
     assert "2 of 6 jobs are the same" in first.out and "4 jobs, 0 of them done before; 4 to run, 2 at a time" in first.out
