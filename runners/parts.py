@@ -27,7 +27,7 @@ from runners.storage import folder as run_folder
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
-from runners.training.engine import Engine, cuda_graph
+from runners.training.engine import Engine, cuda_graph, gains_from_fusing
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
@@ -194,7 +194,8 @@ class Parts:
         """How training steps are computed."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
-        return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
+        fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]
+        return Engine(found, compiled=self.values["compile"], fused=fused, capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:

@@ -156,6 +156,8 @@ def test_the_factories_are_those_of_the_configs() -> None:
     assert all(name.startswith(("models.", "timm.", "torchvision.")) for name in factories())
 
 
+# The exporter of PyTorch 2.11 warns of its own calls.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
 @pytest.mark.parametrize(
     "name", ["ours", pytest.param("torchvision", marks=pytest.mark.slow), pytest.param("timm", marks=pytest.mark.slow)]
 )

@@ -1,4 +1,4 @@
-"""How a step is computed, whatever it computes: in which precision, compiled or not, launched or replayed."""
+"""How a step is computed, whatever it computes: in which precision, fused or compiled, launched or replayed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -15,6 +15,8 @@ Work = Callable[[], None]
 Capture = Callable[[Work], Work]
 # Steps that are launched one by one before one is captured: they load libraries and make the momentum.
 WARM_UP = 3
+# Fused operations run on one thread: with more threads than this, PyTorch's own, which all threads share, are faster.
+FUSED_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,25 @@ class Engine:
     Args:
         precision: `fp32`, or `bf16` for autocast around fp32 weights.
         compiled: the network goes through torch.compile, which rounds differently.
+        fused: BatchNorms are joined with the ReLUs behind them; rounds differently, as another number of threads does.
         capture: makes a replay of a step; none launches every step. Both give the same bits.
     """
 
     precision: str
     compiled: bool = False
+    fused: bool = False
     capture: Capture | None = None
 
     @property
     def arithmetic(self) -> str:
-        """What decides the bits of a step; captured or not, they are the same."""
+        """What a step computes, up to the rounding that hardware and the number of threads decide."""
         return f"{self.precision} compiled" if self.compiled else self.precision
 
     def forward(self, network: nn.Module) -> Forward:
         """The network as the steps call it."""
-        return _compiled(network) if self.compiled else network
+        if self.compiled:
+            return _compiled(network)
+        return _fused(network) if self.fused else network
 
     def repeated(self, step: Work) -> Work:
         """A step to be called many times: launched at first, replayed as soon as it is captured."""
@@ -87,6 +93,19 @@ def _uncapturable(reason: str) -> str:
         f"a training step cannot be captured as a CUDA graph ({reason}); network and optimizer must stay on the device; "
         "give the same command with cuda_graph=false, which goes on where this one stopped"
     )
+
+
+def gains_from_fusing(network: nn.Module, device: torch.device, precision: str) -> bool:
+    """Whether steps are faster fused: a network that does the same in every step, in bf16 on few threads of a CPU."""
+    fixed: bool = getattr(network, "fixed_graph", False)
+    return fixed and device.type == "cpu" and precision == "bf16" and torch.get_num_threads() <= FUSED_THREADS
+
+
+def _fused(network: nn.Module) -> Forward:
+    # The loops are compiled for those who run them.
+    from runners.training.fused.network import fused
+
+    return fused(network)
 
 
 def _compiled(network: nn.Module) -> Forward:
