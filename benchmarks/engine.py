@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
 from runners.data.resident import Batch, Draw, Images, augmentation, epoch_order, epoch_words  # noqa: E402
+from runners.training.engine import Engine, gains_from_fusing  # noqa: E402
 from runners.training.step import train_step  # noqa: E402
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -120,12 +121,14 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision
     networks = [make().train() for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     networks[1].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    engine = Engine(precision, fused=gains_from_fusing(networks[1], torch.device("cpu"), precision))
+    forward = engine.forward(networks[1])
     rule = partial(torch.optim.SGD, momentum=0.9, weight_decay=DECAY)
     updates = [rule(networks[0].parameters(), lr=LR), rule(networks[1].parameters(), lr=torch.tensor(LR), fused=True)]
     # Both see the same images first, so that their first losses can be compared.
     x, labels = next(images.batches(BATCH))
     first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
-    first.append(float(train_step(networks[1], updates[1], x, labels, precision=precision)[0]) / len(x))
+    first.append(float(train_step(forward, updates[1], x, labels, precision=precision)[0]) / len(x))
     some = images.take(torch.arange(STEPS * BATCH))
     loader, draw = peer_batches(some), augmentation(some, crop_padding=4, flip=True)
 
@@ -135,7 +138,7 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision
 
     def ours() -> None:
         for x, labels in our_batches(draw, len(some)):
-            train_step(networks[1], updates[1], x, labels, precision=precision)
+            train_step(forward, updates[1], x, labels, precision=precision)
 
     theirs, mine = alternate(peer, ours, rounds)
     gap = abs(first[0] - first[1]) / first[0]

@@ -1,5 +1,6 @@
 """BatchNorm, sum and ReLU as one operation: against float64, against PyTorch's own, and in whole trainings."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,6 @@ from runners.interruption import Preempted
 from runners.pruning.zero import StaysZero, zero
 from runners.storage.resume import Checkpoints
 from runners.tracing.channels import trace_channels
-from runners.training import engine as engine_module
 from runners.training import schedule, state
 from runners.training.engine import Engine, gains_from_fusing
 from runners.training.fit import Fitted, fit
@@ -28,6 +28,7 @@ from runners.training.fused.kernels import narrow, wide
 from runners.training.fused.network import fused
 from runners.training.fused.norm_relu import NormRelu
 from runners.training.recipe import Recipe
+from support import Command
 
 CPU = torch.device("cpu")
 HALF_STEP = 2.0**-8  # rounding to bf16 moves a number by at most this share of it
@@ -119,7 +120,7 @@ def test_a_batchnorm_that_forgot_its_mean_would_be_seen() -> None:
 
 
 def _without_the_mean_of_the_gradient(
-    n_values: int, found: np.ndarray, kept: np.ndarray, lanes: np.ndarray, back: np.ndarray
+    n_values: int, found: np.ndarray, inverse: np.ndarray, lanes: np.ndarray, back: np.ndarray
 ) -> None:
     lanes[2:] = 0
     back[:] = 0
@@ -269,6 +270,7 @@ def data() -> Splits:
 
 
 FUSED = Engine("bf16", fused=True)
+original = Engine.forward
 
 
 def train(folder: Path, *, engine: Engine = FUSED, network: nn.Module | None = None) -> Fitted:
@@ -320,9 +322,26 @@ def test_masked_filters_stay_zero(tmp_path: Path) -> None:
 
 def test_who_gains_from_fusing(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = cifar_resnet(depth=8, num_classes=4), nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
-    for threads in (1, engine_module.FUSED_THREADS, engine_module.FUSED_THREADS + 1):
+    for threads in (1, 2, 8):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert gains_from_fusing(ours, CPU, "bf16") == (threads <= engine_module.FUSED_THREADS)
+        assert gains_from_fusing(ours, CPU, "bf16") == (threads == 1)
         assert not gains_from_fusing(ours, CPU, "fp32")
         assert not gains_from_fusing(theirs, CPU, "bf16")
         assert not gains_from_fusing(ours, torch.device("cuda"), "bf16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "says"), [("bf16", "false", True), ("fp32", "false", False), ("bf16", "true", False)]
+)
+def test_a_run_says_whether_it_was_fused(
+    precision: str, compiled: str, says: bool, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The number of threads is what the run reads; the kernels ask nobody.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(Engine, "forward", lambda self, network: network if self.compiled else original(self, network))
+    options = ("dataset=fake", "dataset.num_images=40", "dataset.image_size=16", "model=resnet20", "recipe.epochs=1")
+    ended = command(*options, "recipe.batch_size=20", "finetune.epochs=0", f"precision={precision}", f"compile={compiled}")
+    assert ended.code == 0, ended.err
+    [facts] = tmp_path.glob("outputs/fake-*/run.json")
+    assert json.loads(facts.read_text())["fused"] is says
+    assert (f"{precision}, BatchNorm and ReLU fused," in ended.out) == says

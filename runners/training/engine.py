@@ -15,8 +15,6 @@ Work = Callable[[], None]
 Capture = Callable[[Work], Work]
 # Steps that are launched one by one before one is captured: they load libraries and make the momentum.
 WARM_UP = 3
-# Fused operations run on one thread: with more threads than this, PyTorch's own, which all threads share, are faster.
-FUSED_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Engine:
     Args:
         precision: `fp32`, or `bf16` for autocast around fp32 weights.
         compiled: the network goes through torch.compile, which rounds differently.
-        fused: BatchNorms are joined with the ReLUs behind them; rounds differently, as another number of threads does.
+        fused: BatchNorms are joined with the ReLUs behind them; rounds differently, as more threads do.
         capture: makes a replay of a step; none launches every step. Both give the same bits.
     """
 
@@ -96,9 +94,12 @@ def _uncapturable(reason: str) -> str:
 
 
 def gains_from_fusing(network: nn.Module, device: torch.device, precision: str) -> bool:
-    """Whether steps are faster fused: a network that does the same in every step, in bf16 on few threads of a CPU."""
+    """Whether steps are faster fused: of a network that does the same in every step, in bf16, on one thread of a CPU.
+
+    Fused operations run on one thread; with more, PyTorch's own, which all threads share, are as fast or faster.
+    """
     fixed: bool = getattr(network, "fixed_graph", False)
-    return fixed and device.type == "cpu" and precision == "bf16" and torch.get_num_threads() <= FUSED_THREADS
+    return fixed and device.type == "cpu" and precision == "bf16" and torch.get_num_threads() == 1
 
 
 def _fused(network: nn.Module) -> Forward:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt16
+from jaxtyping import Float, Float32, Float64, UInt16
 from numba import njit
 
 Rows = UInt16[np.ndarray, "rows lanes"]
 Lanes = Float32[np.ndarray, "4 lanes"]
 Sums = Float64[np.ndarray, "2 lanes"]
-Moments = Float64[np.ndarray, "3 channels"]
+OfChannels = Float[np.ndarray, " channels"]
 # Rows that are summed in float32 before float64 takes over.
 BLOCK = 64
 
@@ -62,15 +62,18 @@ def sums(x: Rows, channels: int, found: Sums) -> None:
 def moments(
     x: Rows,
     found: Sums,
-    weight: Float32[np.ndarray, " channels"],
-    bias: Float32[np.ndarray, " channels"],
+    weight: OfChannels,
+    bias: OfChannels,
+    running_mean: OfChannels,
+    running_variance: OfChannels,
+    momentum: float,
     eps: float,
-    kept: Moments,
+    inverse: OfChannels,
     lanes: Lanes,
 ) -> None:
-    """Mean, variance (not Bessel's) and 1 / sqrt(variance + eps) of the channels into `kept`.
+    """1 / sqrt(variance + eps) of the channels into `inverse`; mean, scale and shift into the first three of `lanes`.
 
-    Mean, scale and shift go into the first three of `lanes`.
+    The running statistics move, the variance with Bessel's correction.
     """
     channels = len(weight)
     n_values = x.size // channels
@@ -80,12 +83,14 @@ def moments(
             total += found[0, lane]
             squares += found[1, lane]
         offset = total / n_values
-        kept[0, channel] = wide(x[0, channel]) + offset
-        kept[1, channel] = max(squares / n_values - offset * offset, 0.0)
-        kept[2, channel] = 1 / np.sqrt(kept[1, channel] + eps)
+        mean = wide(x[0, channel]) + offset
+        variance = max(squares / n_values - offset * offset, 0.0)
+        running_mean[channel] += momentum * (mean - running_mean[channel])
+        running_variance[channel] += momentum * (variance * n_values / (n_values - 1) - running_variance[channel])
+        inverse[channel] = 1 / np.sqrt(variance + eps)
         for lane in range(channel, x.shape[1], channels):
-            lanes[0, lane] = kept[0, channel]
-            lanes[1, lane] = kept[2, channel] * weight[channel]
+            lanes[0, lane] = mean
+            lanes[1, lane] = inverse[channel] * weight[channel]
             lanes[2, lane] = bias[channel]
 
 
@@ -128,22 +133,21 @@ def masked_sums(grad: Rows, y: Rows, x: Rows, lanes: Lanes, masked: Rows, found:
 
 
 @_compiled
-def slopes(n_values: int, found: Sums, kept: Moments, lanes: Lanes, back: Float32[np.ndarray, "2 channels"]) -> None:
+def slopes(n_values: int, found: Sums, inverse: OfChannels, lanes: Lanes, back: Float32[np.ndarray, "2 channels"]) -> None:
     """Gradients of weight and bias into `back`.
 
     With n values a channel and s standard deviations: dx = scale (g - sum(g) / n - (x - mean) sum(g (x - mean)) / (n s^2)).
     The factor of x - mean and the constant go into the last two of `lanes`.
     """
-    channels = kept.shape[1]
+    channels = len(inverse)
     for channel in range(channels):
         total = products = 0.0
         for lane in range(channel, found.shape[1], channels):
             total += found[0, lane]
             products += found[1, lane]
-        inverse = kept[2, channel]
-        back[0, channel], back[1, channel] = products * inverse, total
+        back[0, channel], back[1, channel] = products * inverse[channel], total
         for lane in range(channel, found.shape[1], channels):
-            lanes[2, lane] = -lanes[1, lane] * products * inverse * inverse / n_values
+            lanes[2, lane] = -lanes[1, lane] * products * inverse[channel] ** 2 / n_values
             lanes[3, lane] = -lanes[1, lane] * total / n_values
 
 

@@ -48,41 +48,37 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         rows, y = _rows(x), torch.empty_like(x)
-        channels, n_lanes = x.shape[1], rows.shape[1]
-        found, kept, lanes = np.zeros((2, n_lanes)), np.empty((3, channels)), np.empty((4, n_lanes), np.float32)
-        kernels.sums(rows, channels, found)
-        kernels.moments(rows, found, weight.detach().numpy(), bias.detach().numpy(), norm.eps, kept, lanes)
+        n_lanes = rows.shape[1]
+        found, inverse, lanes = np.zeros((2, n_lanes)), np.empty(x.shape[1]), np.empty((4, n_lanes), np.float32)
+        kernels.sums(rows, x.shape[1], found)
+        kernels.moments(rows, found, *_of_channels(weight, bias, norm), norm.momentum, norm.eps, inverse, lanes)
         if shortcut is None:
             kernels.normalised(rows, lanes, _rows(y))
         else:
             kernels.normalised_sum(rows, lanes, _rows(shortcut), _rows(y))
-        _follow(norm, kept, rows.size // channels)
         ctx.save_for_backward(x, y)
-        ctx.moments = kept, lanes
+        ctx.numbers = inverse, lanes
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, y = ctx.saved_tensors
-        kept, lanes = ctx.moments
+        inverse, lanes = ctx.numbers
         rows, masked, to_x = _rows(x), torch.empty_like(x), torch.empty_like(x)
         found, to_parameters = np.zeros((2, rows.shape[1])), np.empty((2, x.shape[1]), np.float32)
         given = _rows(grad_outputs[0].contiguous(memory_format=torch.channels_last))
         kernels.masked_sums(given, _rows(y), rows, lanes, _rows(masked), found)
-        kernels.slopes(rows.size // x.shape[1], found, kept, lanes, to_parameters)
+        kernels.slopes(rows.size // x.shape[1], found, inverse, lanes, to_parameters)
         kernels.gradient(_rows(masked), rows, lanes, _rows(to_x))
         return to_x, masked if ctx.needs_input_grad[1] else None, *torch.from_numpy(to_parameters), None
 
 
-def _follow(norm: nn.BatchNorm2d, moments: kernels.Moments, n_values: int) -> None:
-    """Moves the running statistics, the variance with Bessel's correction."""
-    mean, variance = torch.from_numpy(moments[:2]).to(torch.float32)
+def _of_channels(weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d) -> list[np.ndarray]:
+    """What the kernels read and the running statistics, which they write; one more batch is counted."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(variance * (n_values / (n_values - 1)), norm.momentum)
     norm.num_batches_tracked.add_(1)
+    return [values.detach().numpy() for values in (weight, bias, norm.running_mean, norm.running_var)]
 
 
 def _fits(x: Tensor) -> bool:
