@@ -281,13 +281,27 @@ def test_a_state_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in found["network"].values())
 
 
-def test_out_of_memory_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "raised",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+)
+def test_out_of_memory_is_explained(raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise raised
 
     monkeypatch.setattr(nn.Flatten, "forward", forward)
-    with pytest.raises(ResourceError, match="out of memory on cpu in epoch 1, step 0 of 'train' .3 epochs, batch 8."):
+    told = r"on cpu in epoch 1, step 0 of 'train' .3 epochs, batch 8.*, after a peak of \d+\.\d GB; .* make recipe.batch_size"
+    with pytest.raises(ResourceError, match=told):
         train(tmp_path)
+
+
+def test_other_errors_of_a_step_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Flatten, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "divided")
+    monkeypatch.setattr(nn.Flatten, "forward", lambda self, x: x.view(-1, 7))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        train(tmp_path / "viewed")
 
 
 def test_a_signal_ends_training_after_the_step(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from runners.errors import NumericalError, ResourceError
+from runners.errors import NumericalError, ResourceError, is_out_of_memory
 from runners.interruption import Preempted, requested
+from runners.storage.facts import peak_memory_mb
 from runners.storage.resume import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -132,12 +133,15 @@ class Keeper:
         """Turns the device's out-of-memory error into one line; the batch is never made smaller in silence."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             device = self.training.totals.device
-            peak = f", after a peak of {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB" if device.type == "cuda" else ""
+            peak = peak_memory_mb(device)
+            peak_gb = peak.get("device", peak["process"]) / 1e3
             raise ResourceError(
-                f"out of memory on {device} in {self._where()}{peak}; the whole batch must fit; "
-                "make recipe.batch_size or finetune.batch_size smaller, which changes the result"
+                f"out of memory on {device} in {self._where()}, after a peak of {peak_gb:.1f} GB; "
+                "the whole batch must fit; make recipe.batch_size or finetune.batch_size smaller, which changes the result"
             ) from error
 
     def _where(self) -> str:
