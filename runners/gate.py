@@ -21,6 +21,7 @@ from runners.errors import ConfigError, ResourceError, UserError, error_line, us
 from runners.looking import look
 from runners.storage.keys import run_name
 from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
+from runners.sweeping.pool import SOURCES
 
 # The jobs of the sweep that this process has begun.
 PLANNED: list[Job] = []
@@ -105,6 +106,7 @@ class Gate(Callback):
         with _one_line():
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
             values = check(config)
+            check_single(config)
             if values["runner"].get("looks"):
                 seen = look(values)
                 print(seen.text, flush=True)
@@ -115,6 +117,21 @@ class Gate(Callback):
         """Checks the configs of all jobs of a sweep, and notes them for the launcher."""
         with _one_line():
             _check_folders(config, [job.folder for job in plan(config)])
+
+
+def check_single(config: DictConfig) -> None:
+    """Refuses options of sweeps for a single run, which would read none of them; the jobs of a sweep may carry them.
+
+    Raises:
+        ConfigError: the first such option.
+    """
+    given = [
+        each for each in config.hydra.overrides.hydra if each.lstrip("+~").startswith(("hydra.launcher.", "hydra/launcher"))
+    ]
+    if config.detach and SOURCES not in os.environ:
+        given.append("detach=true")
+    if given:
+        raise ConfigError(f"{given[0]} is of sweeps; this is a single run; add --multirun, or leave {given[0]} out")
 
 
 def check(config: DictConfig) -> dict[str, Any]:

@@ -137,6 +137,12 @@ COMPOSITION = (
     (["hydra.job.env_set.X=1"], "hydra.job.env_set.X is no option"),
     (["hydra.launcher._target_=os.system"], "hydra.launcher._target_ is no option"),
     (["hydra.launcher={_target_:os.system}"], "hydra.launcher is no option"),
+    (
+        ["hydra.launcher.per_device=2"],
+        "hydra.launcher.per_device=2 is of sweeps; this is a single run; add --multirun, or leave",
+    ),
+    (["hydra/launcher=slurm"], "hydra/launcher=slurm is of sweeps"),
+    (["detach=true"], "detach=true is of sweeps"),
     (["hydra/help=../../x"], "hydra/help is no option"),
     (["hydra/launcher=submitit_local"], "hydra/launcher=submitit_local is unknown; .* basic, slots, slurm"),
     (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle would read a pickle"),

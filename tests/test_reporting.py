@@ -642,6 +642,8 @@ def test_mixed_code_and_numerics_are_counted(done: Path, tmp_path: Path) -> None
     text = report.report(done)
     assert origin(text, "Code versions") == "2: commit c0ffee (jobs 0, 2, 3); commit decade (job 1)"
     assert origin(text, "Numerics classes").startswith("2: AMD EPYC, x86_64, 1 threads, torch 2.15.0, fp32 (jobs 0, 2, 3); ")
+    finish(tmp_path, GRID[2], facts(0, precision="bf16") | {"fused": True})
+    assert "torch 2.15.0, bf16, fused (job 2)" in origin(report.report(done), "Numerics classes")
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,10 @@ def numerics_class(each: Finished) -> str:
     """What rounding depends on: rows of one class repeat bit for bit, others to within rounding."""
     hardware, versions = each.facts["hardware"], each.facts["versions"]
     cuda = f", CUDA {shown(hardware['cuda'])}" if hardware.get("cuda") else ""
+    fused = ", fused" if each.facts.get("fused") else ""
     return (
         f"{shown(hardware.get('device'))}, {shown(hardware.get('machine'))}, {shown(hardware.get('threads'))} threads, "
-        f"torch {shown(versions.get('torch'))}{cuda}, {shown(each.facts.get('precision'))}"
+        f"torch {shown(versions.get('torch'))}{cuda}, {shown(each.facts.get('precision'))}{fused}"
     )
 
 
