@@ -20,6 +20,7 @@ import pytest
 from runners.errors import ConfigError, ResourceError, StoreError
 from runners.reporting import report, status
 from runners.reporting.escapes import csv_cell, latex, markdown, plain
+from runners.reporting.pivot import PAGE_ROWS, Pivot
 from runners.reporting.state import DAMAGED, DONE, FAILED, LOST, MISSING, RUNNING, STOPPED, alive, state_of
 from runners.reporting.sweep import find_sweep, read_sweep, sweeps_below
 from runners.storage import folder as run_folder
@@ -789,6 +790,18 @@ def test_latex_has_no_commands_but_ours(hostile: Path) -> None:
     rest = [line for line in lines if line not in body]
     assert rest[0].startswith("% ") and rest[1].startswith("% ")
     assert rest[2:] == [r"\begin{tabular}{llrr}", r"\hline", r"\hline", r"\hline", r"\end{tabular}"]
+
+
+def test_a_long_latex_table_begins_anew_on_every_page() -> None:
+    rows = [([str(number)], ["1.00 +- 0.10 (3)"]) for number in range(2 * PAGE_ROWS + 1)]
+    pages = Pivot(["ratio"], ["tuned"], rows).latex().split("\n\n")
+    assert [page.count("pm") for page in pages] == [PAGE_ROWS, PAGE_ROWS, 1]
+    for page in pages:
+        lines = page.strip().splitlines()
+        assert lines[:4] == [r"\begin{tabular}{lr}", r"\hline", r"ratio & tuned \\", r"\hline"]
+        assert lines[-2:] == [r"\hline", r"\end{tabular}"]
+    numbers = [line.split(" & ")[0] for page in pages for line in page.splitlines() if "pm" in line]
+    assert numbers == [str(number) for number in range(2 * PAGE_ROWS + 1)]
 
 
 def test_escapes_by_hand() -> None:

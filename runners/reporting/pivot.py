@@ -8,6 +8,8 @@ from runners.reporting.escapes import latex, markdown, shown
 from runners.reporting.state import STAGE
 from runners.reporting.tables import GROUP, Groups, Table
 
+PAGE_ROWS = 40  # of a LaTeX table, in the usual sizes of type and paper
+
 
 @dataclass(frozen=True)
 class Pivot:
@@ -29,15 +31,16 @@ class Pivot:
         return aligned([[markdown(name) for name in (*self.keys, *self.stages)], *lines])
 
     def latex(self) -> str:
-        """As a plain `tabular`, which needs no package."""
+        """As plain `tabular`s, which need no package: one for as many rows as a page takes."""
         lines = [[*map(latex, values), *(cell.replace("+-", r"$\pm$") for cell in cells)] for values, cells in self.rows]
-        heading = [latex(name) for name in (*self.keys, *self.stages)]
-        body = [" & ".join(line) + r" \\" for line in (heading, *lines)]
-        columns = "l" * len(self.keys) + "r" * len(self.stages)
-        top, *rest = body
-        return "\n".join(
-            [f"\\begin{{tabular}}{{{columns}}}", r"\hline", top, r"\hline", *rest, r"\hline", r"\end{tabular}", ""]
-        )
+        heading = " & ".join(latex(name) for name in (*self.keys, *self.stages)) + r" \\"
+        body = [" & ".join(line) + r" \\" for line in lines]
+        begin = f"\\begin{{tabular}}{{{'l' * len(self.keys) + 'r' * len(self.stages)}}}"
+        tables = [
+            "\n".join([begin, r"\hline", heading, r"\hline", *body[row : row + PAGE_ROWS], r"\hline", r"\end{tabular}", ""])
+            for row in range(0, len(body), PAGE_ROWS)
+        ]
+        return "\n".join(tables)
 
 
 def pivot(summary: Table, groups: Groups, metric: str) -> Pivot:
