@@ -7,7 +7,7 @@ graphs themselves.
 
 import random
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
@@ -238,6 +238,26 @@ def test_steps_are_captured_after_the_warm_up_only() -> None:
     for _ in range(5):
         step()
     assert seen == ["launched"] * 5
+
+
+def test_a_capture_that_fails_says_why_and_not_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def graph(*_: object, **__: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def step() -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    with pytest.raises(ConfigError, match=r"\(operation not permitted when stream is capturing\)"):
+        cuda_graph(step)
+    with pytest.raises(ConfigError, match=r"\(operation failed due to a previous error"):
+        cuda_graph(lambda: None)
 
 
 @pytest.mark.parametrize("draw", [random.random, partial(torch.rand, 1)])

@@ -69,7 +69,9 @@ def cuda_graph(step: Work) -> Work:
         with no_draws_on_the_cpu(), torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             step()
     except RuntimeError as error:
-        raise ConfigError(_uncapturable(str(error).splitlines()[0])) from error
+        # Where the step failed, the end of the capture fails as well, and hides why.
+        first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+        raise ConfigError(_uncapturable(str(first).splitlines()[0])) from error
     return graph.replay
 
 
