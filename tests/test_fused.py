@@ -24,7 +24,18 @@ from runners.training import schedule, state
 from runners.training.engine import Engine, gains_from_fusing
 from runners.training.fit import Fitted, fit
 from runners.training.fused import norm_relu
-from runners.training.fused.kernels import narrow, wide
+from runners.training.fused.kernels import (
+    compile_all,
+    gradient,
+    masked_sums,
+    moments,
+    narrow,
+    normalised,
+    normalised_sum,
+    slopes,
+    sums,
+    wide,
+)
 from runners.training.fused.network import fused
 from runners.training.fused.norm_relu import NormRelu
 from runners.training.recipe import Recipe
@@ -139,6 +150,15 @@ def test_rounding_to_bf16_is_that_of_pytorch() -> None:
     every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16)
     again = np.array([wide(each) for each in every.numpy()], np.float32)
     np.testing.assert_array_equal(again, every.view(torch.bfloat16).float().numpy())
+
+
+def test_what_is_compiled_beforehand_is_all_that_a_training_needs() -> None:
+    compile_all()
+    loops = [sums, moments, normalised, normalised_sum, masked_sums, slopes, gradient]
+    before = [len(loop.signatures) for loop in loops]  # pyright: ignore[reportFunctionMemberAccess]
+    for shortcut in (None, drawn(3, 7, 5, 5, seed=2)):
+        by_kernels(batchnorm(7), drawn(3, 7, 5, 5), shortcut, drawn(3, 7, 5, 5, seed=1))
+    assert [len(loop.signatures) for loop in loops] == before == [1] * len(loops)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def test_what_is_not_a_number_comes_through_and_zero_lets_nothing_back() -> None:

@@ -158,3 +158,16 @@ def gradient(masked: Rows, x: Rows, lanes: Lanes, back: Rows) -> None:
         for lane in range(x.shape[1]):
             centred = wide(x[row, lane]) - lanes[0, lane]
             back[row, lane] = narrow(wide(masked[row, lane]) * lanes[1, lane] + centred * lanes[2, lane] + lanes[3, lane])
+
+
+def compile_all() -> None:
+    """Compiles every loop, for a process whose forks will need them."""
+    rows, lanes, found = np.zeros((2, 1), np.uint16), np.zeros((4, 1), np.float32), np.zeros((2, 1))
+    numbers, inverse = np.zeros(1, np.float32), np.zeros(1)
+    sums(rows, 1, found)
+    moments(rows, found, numbers, numbers, numbers, numbers, 0.1, 1e-5, inverse, lanes)
+    normalised(rows, lanes, rows)
+    normalised_sum(rows, lanes, rows, rows)
+    masked_sums(rows, rows, rows, lanes, rows, found)
+    slopes(2, found, inverse, lanes, np.zeros((2, 1), np.float32))
+    gradient(rows, rows, lanes, rows)
