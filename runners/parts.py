@@ -202,7 +202,7 @@ class Parts:
         """The store, with this run's keys."""
         chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
         store = Store(Path(self.values["store"]).resolve())
-        numerics = facts.numerics(self.device)
+        numerics = facts.numerics(self.device, fused=self.engine.fused)
         return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=numerics)
 
 

@@ -259,6 +259,7 @@ def _added_to_what_is_read_again(y: Tensor, x: Tensor) -> Tensor:
         (lambda y, x: F.relu(torch.add(y, x, alpha=2)), False),
         (lambda y, x: F.relu(y) + y, False),
         (lambda y, x: F.relu(y + y), False),
+        (lambda y, x: F.relu(y + 1), False),
         (lambda y, x: F.relu6(y), False),
         (lambda y, x: F.relu(y * x), False),
         (lambda y, x: F.relu(y.flatten(1)), False),
@@ -363,5 +364,7 @@ def test_a_run_says_whether_it_was_fused(
     ended = command(*options, "recipe.batch_size=20", "finetune.epochs=0", f"precision={precision}", f"compile={compiled}")
     assert ended.code == 0, ended.err
     [facts] = tmp_path.glob("outputs/fake-*/run.json")
-    assert json.loads(facts.read_text())["fused"] is says
+    found = json.loads(facts.read_text())
+    assert found["fused"] is says
+    assert all(each.endswith(", fused") is says for made in found["made_on"].values() for each in made)
     assert (f"{precision}, BatchNorm and ReLU fused," in ended.out) == says

@@ -241,9 +241,9 @@ def test_a_run_that_another_machine_goes_on_with_is_flagged(command: Command, mo
         after_step(self)
 
     monkeypatch.setattr(state.Keeper, "after_step", stop_once)
-    monkeypatch.setattr("runners.storage.facts.numerics", lambda device: "an older GPU")
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "an older GPU")
     assert command(*ONE).code == 75
-    monkeypatch.setattr("runners.storage.facts.numerics", lambda device: "a newer GPU")
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "a newer GPU")
     ended = command(*ONE)
     assert ended.code == 0 and "train: goes on from epoch 1, step 1" in ended.out
     facts = json.loads((ended.folder / "run.json").read_text())

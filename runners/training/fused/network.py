@@ -46,7 +46,7 @@ def _terms(relu: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[Any, ...]:
     if read.op != "call_function" or read.target not in SUMS or len(read.users) > 1 or read.kwargs:
         return ()
     left, right = read.args
-    if left is right:
+    if left is right or not (isinstance(left, fx.Node) and isinstance(right, fx.Node)):
         return ()
     if _is_norm(left, modules):
         return left, right
