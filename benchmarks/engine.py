@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
 from runners.data.resident import Batch, Draw, Images, augmentation, epoch_order, epoch_words  # noqa: E402
-from runners.training.engine import Engine, gains_from_fusing  # noqa: E402
+from runners.training.engine import Engine  # noqa: E402
 from runners.training.step import train_step  # noqa: E402
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCH, LR, DECAY, STEPS = 128, 0.1, 1e-4, 3
+# Runs with one thread take the last, those with more the second.
+ENGINES = (Engine("fp32"), Engine("bf16"), Engine("bf16", fused=True))
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
@@ -115,20 +117,19 @@ def pipeline_row(images: Images, rounds: int) -> list[str]:
     return row(what, "DataLoader + PIL", theirs, mine, f"first two moments within {gap:.3f}")
 
 
-def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision: str, rounds: int) -> list[str]:
+def step_row(name: str, make: Callable[[], nn.Module], images: Images, engine: Engine, rounds: int) -> list[str]:
     """Some training steps with their data."""
     torch.manual_seed(0)
     networks = [make().train() for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     networks[1].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    engine = Engine(precision, fused=gains_from_fusing(networks[1], torch.device("cpu"), precision))
     forward = engine.forward(networks[1])
     rule = partial(torch.optim.SGD, momentum=0.9, weight_decay=DECAY)
     updates = [rule(networks[0].parameters(), lr=LR), rule(networks[1].parameters(), lr=torch.tensor(LR), fused=True)]
     # Both see the same images first, so that their first losses can be compared.
     x, labels = next(images.batches(BATCH))
     first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
-    first.append(float(train_step(forward, updates[1], x, labels, precision=precision)[0]) / len(x))
+    first.append(float(train_step(forward, updates[1], x, labels, precision=engine.precision)[0]) / len(x))
     some = images.take(torch.arange(STEPS * BATCH))
     loader, draw = peer_batches(some), augmentation(some, crop_padding=4, flip=True)
 
@@ -138,11 +139,11 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, precision
 
     def ours() -> None:
         for x, labels in our_batches(draw, len(some)):
-            train_step(forward, updates[1], x, labels, precision=precision)
+            train_step(forward, updates[1], x, labels, precision=engine.precision)
 
     theirs, mine = alternate(peer, ours, rounds)
     gap = abs(first[0] - first[1]) / first[0]
-    what = f"{name}: a step of {BATCH} with its data, {precision}"
+    what = f"{name}: a step of {BATCH} with its data, {engine.precision}{', fused' if engine.fused else ''}"
     return row(what, "plain fp32 eager loop", theirs / STEPS, mine / STEPS, f"first loss within {gap:.1e}")
 
 
@@ -171,7 +172,7 @@ def main() -> None:
         "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10),
         "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
     }.items():
-        rows += [partial(step_row, name, make, images, precision, given["rounds"]) for precision in ("fp32", "bf16")]
+        rows += [partial(step_row, name, make, images, engine, given["rounds"]) for engine in ENGINES]
     for measure in rows:
         print("| " + " | ".join(measure()) + " |", flush=True)
 

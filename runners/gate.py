@@ -106,7 +106,7 @@ class Gate(Callback):
         with _one_line():
             HydraConfig.instance().set_config(config)  # for ${hydra:...}; Hydra itself sets it later
             values = check(config)
-            check_single(config)
+            check_single(config, looks=values["runner"].get("looks", False))
             if values["runner"].get("looks"):
                 seen = look(values)
                 print(seen.text, flush=True)
@@ -119,7 +119,7 @@ class Gate(Callback):
             _check_folders(config, [job.folder for job in plan(config)])
 
 
-def check_single(config: DictConfig) -> None:
+def check_single(config: DictConfig, *, looks: bool) -> None:
     """Refuses options of sweeps for a single run, which would read none of them; the jobs of a sweep may carry them.
 
     Raises:
@@ -131,7 +131,8 @@ def check_single(config: DictConfig) -> None:
     if config.detach and SOURCES not in os.environ:
         given.append("detach=true")
     if given:
-        raise ConfigError(f"{given[0]} is of sweeps; this is a single run; add --multirun, or leave {given[0]} out")
+        way_out = f"leave {given[0]} out" if looks else f"add --multirun, or leave {given[0]} out"
+        raise ConfigError(f"{given[0]} is of sweeps; this is a single run; {way_out}")
 
 
 def check(config: DictConfig) -> dict[str, Any]:

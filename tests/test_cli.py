@@ -143,6 +143,7 @@ COMPOSITION = (
     ),
     (["hydra/launcher=slurm"], "hydra/launcher=slurm is of sweeps"),
     (["detach=true"], "detach=true is of sweeps"),
+    (["runner=status", "detach=true"], "this is a single run; leave detach=true out"),
     (["hydra/help=../../x"], "hydra/help is no option"),
     (["hydra/launcher=submitit_local"], "hydra/launcher=submitit_local is unknown; .* basic, slots, slurm"),
     (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle would read a pickle"),

@@ -259,6 +259,12 @@ def test_a_capture_that_fails_says_why_and_not_how_it_ended(monkeypatch: pytest.
     with pytest.raises(ConfigError, match=r"\(operation failed due to a previous error"):
         cuda_graph(lambda: None)
 
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        cuda_graph(too_large)
+
 
 @pytest.mark.parametrize("draw", [random.random, partial(torch.rand, 1)])
 def test_random_numbers_of_the_cpu_cannot_be_captured(draw: Callable[[], object]) -> None:

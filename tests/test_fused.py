@@ -16,14 +16,14 @@ from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn, cifar_vgg_rethink
 from runners.data.fake import fake
 from runners.data.splits import Splits
+from runners.errors import ConfigError
 from runners.interruption import Preempted
-from runners.pruning.zero import StaysZero, zero
+from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
 from runners.tracing.channels import trace_channels
 from runners.training import schedule, state
 from runners.training.engine import Engine, gains_from_fusing
 from runners.training.fit import Fitted, fit
-from runners.training.fused import norm_relu
 from runners.training.fused.kernels import (
     compile_all,
     gradient,
@@ -37,7 +37,7 @@ from runners.training.fused.kernels import (
     wide,
 )
 from runners.training.fused.network import fused
-from runners.training.fused.norm_relu import NormRelu
+from runners.training.fused.norm_relu import NormRelu, is_plain
 from runners.training.recipe import Recipe
 from support import Command
 
@@ -114,27 +114,8 @@ def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], with_
         rounding = HALF_STEP * value.abs() if found[name].dtype == torch.bfloat16 else 0
         # Beyond rounding the result: float32 sums of as many terms, each of the size of the largest.
         slack = 2e-6 * spread * (1 + value.abs().max())
-        if name == "x":
-            slack = slack + 2e-5 * expected["weight"].abs().max()
         assert ((found[name].double() - value).abs() <= rounding * 1.001 + slack).all(), name
     assert norm.num_batches_tracked == 1
-
-
-def test_a_batchnorm_that_forgot_its_mean_would_be_seen() -> None:
-    # The slack above is far below what any term of the formula contributes.
-    x, grad, norm = drawn(128, 16, 8, 8, mean=30.0), drawn(128, 16, 8, 8, seed=1), batchnorm(16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norm_relu.kernels, "slopes", _without_the_mean_of_the_gradient)
-        found = by_kernels(norm, x, None, grad)
-    expected = in_float64(batchnorm(16), x, None, grad, found["y"])
-    assert ((found["x"].double() - expected["x"]).abs() > HALF_STEP * expected["x"].abs() + 1e-3).any()
-
-
-def _without_the_mean_of_the_gradient(
-    n_values: int, found: np.ndarray, inverse: np.ndarray, lanes: np.ndarray, back: np.ndarray
-) -> None:
-    lanes[2:] = 0
-    back[:] = 0
 
 
 def test_rounding_to_bf16_is_that_of_pytorch() -> None:
@@ -223,7 +204,7 @@ def test_gradients_of_a_network_are_no_further_from_fp32_than_pytorchs(name: str
     exact = gradients(network, network, "fp32")
     ours, theirs = ((gradients(each, network, "bf16") - exact).norm() / exact.norm() for each in (run, network))
     assert ours < 1.05 * theirs, (ours, theirs)
-    assert ours > 0, "the kernels ran"
+    assert ours != theirs, "the kernels ran"
 
 
 class Reads(nn.Module):
@@ -231,7 +212,7 @@ class Reads(nn.Module):
 
     def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.norm, self.relu, self.how = nn.BatchNorm2d(3), nn.ReLU(inplace=True), how
+        self.norm, self.how = nn.BatchNorm2d(3), how
 
     def forward(self, x: Tensor) -> Tensor:
         return self.how(self.norm(x), x)
@@ -248,6 +229,24 @@ def _added_to_what_is_read_again(y: Tensor, x: Tensor) -> Tensor:
     return F.relu(kept) * kept
 
 
+def _rectified_in_place(y: Tensor, x: Tensor) -> Tensor:
+    F.relu(y, inplace=True)
+    return y
+
+
+def _doubled_in_place(y: Tensor, x: Tensor) -> Tensor:
+    found = F.relu(y)
+    found.mul_(2)
+    return found
+
+
+def _changed_after_the_sum(y: Tensor, x: Tensor) -> Tensor:
+    shortcut = x * 1
+    total = y + shortcut
+    shortcut.add_(1)
+    return F.relu(total)
+
+
 @pytest.mark.parametrize(
     ("how", "joined"),
     [
@@ -255,11 +254,16 @@ def _added_to_what_is_read_again(y: Tensor, x: Tensor) -> Tensor:
         (lambda y, x: F.relu(x + y, inplace=True), True),
         (lambda y, x: F.relu(torch.add(y, x)), True),
         (_added, True),
+        (_doubled_in_place, True),
         (_added_to_what_is_read_again, False),
+        (_rectified_in_place, False),
+        (_changed_after_the_sum, False),
+        (lambda y, x: x, False),
         (lambda y, x: F.relu(torch.add(y, x, alpha=2)), False),
         (lambda y, x: F.relu(y) + y, False),
         (lambda y, x: F.relu(y + y), False),
         (lambda y, x: F.relu(y + 1), False),
+        (lambda y, x: F.relu(input=y), True),
         (lambda y, x: F.relu6(y), False),
         (lambda y, x: F.relu(y * x), False),
         (lambda y, x: F.relu(y.flatten(1)), False),
@@ -277,12 +281,86 @@ def test_only_what_means_the_same_is_joined(how: Callable[[Tensor, Tensor], Tens
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in moved.items())
 
 
-def test_a_hook_sees_what_it_saw_before() -> None:
+class Names(nn.Module):
+    """A network that names what it gives its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.relu = nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(input=self.norm(input=x))
+
+
+def test_named_inputs_are_left_alone() -> None:
+    x = torch.randn(6, 3, 4, 4)
+    assert torch.equal(fused(Names())(x), Names()(x))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(3, momentum=None),
+        nn.BatchNorm2d(3, affine=False),
+        nn.BatchNorm2d(3, track_running_stats=False),
+        nn.BatchNorm2d(3, dtype=torch.float64),
+        nn.SyncBatchNorm(3),
+        nn.InstanceNorm2d(3, affine=True),
+    ],
+    ids=repr,
+)
+def test_other_normalisations_are_left_alone(norm: nn.Module) -> None:
+    assert not is_plain(norm) and is_plain(nn.BatchNorm2d(3))
+
+
+HOOKS = ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("module", ["bn1", "relu", "layer1.0.bn2", "layer1.0.relu2"])
+def test_what_is_watched_is_not_joined(module: str, hook: str) -> None:
+    network = cifar_resnet(depth=8, num_classes=4).train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    seen: list[nn.Module] = []
+    getattr(network.get_submodule(module), hook)(lambda which, *_: seen.append(which))
+    run = fused(network)
+    assert sum(isinstance(each, NormRelu) for each in run.modules()) == 6
+    with torch.autocast("cpu", torch.bfloat16):
+        run(torch.randn(4, 3, 8, 8)).sum().backward()
+    assert seen == [network.get_submodule(module)]
+
+
+def test_a_network_that_is_watched_as_a_whole_is_left_as_it_is() -> None:
     network = cifar_resnet(depth=8, num_classes=4)
-    network.bn1.register_forward_hook(StaysZero(torch.arange(16) < 4))
-    network.relu.register_forward_hook(lambda *_: None)
-    n_joined = sum(isinstance(module, NormRelu) for module in fused(network).modules())
-    assert n_joined == 6
+    network.register_forward_hook(lambda *_: None)
+    assert fused(network) is network
+
+
+def test_a_network_that_depends_on_its_input_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="Reads says fixed_graph = True, .*; take fixed_graph out of its class") as caught:
+        fused(Reads(lambda y, x: y if x.sum() > 0 else x))
+    assert "\n" not in str(caught.value)
+
+
+class Drops(nn.Module):
+    """Nearly all is dropped in training, by a function that is told the mode."""
+
+    fixed_graph = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(F.relu(self.norm(self.conv(x))), 0.9, self.training).mean((2, 3))
+
+
+def test_a_network_is_traced_as_it_trains(tmp_path: Path) -> None:
+    network = Drops().eval()
+    losses = [
+        train(tmp_path / str(engine.fused), engine=engine, network=network)[1]["train_loss_nats"].to_numpy()
+        for engine in (FUSED, Engine("bf16"))
+    ]
+    np.testing.assert_allclose(*losses, rtol=0.02)
 
 
 def data() -> Splits:
@@ -335,6 +413,8 @@ def test_masked_filters_stay_zero(tmp_path: Path) -> None:
     network = cifar_resnet(depth=8, num_classes=4).eval()
     masked = zero(network, trace_channels(network, data().example), {"layer1.0.conv2": (0, 5), "layer2.0.conv1": (1,)})
     trained = train(tmp_path, network=masked)[0]
+    n_joined = sum(isinstance(module, NormRelu) for module in fused(masked).modules())
+    assert n_joined == 5, "all but the two that are masked"
     for layer, norm, filters in (("layer1.0.conv2", "layer1.0.bn2", [0, 5]), ("layer2.0.conv1", "layer2.0.bn1", [1])):
         for name in (layer, norm):
             values = trained.get_parameter(f"{name}.weight")

@@ -20,8 +20,8 @@ class StaysZero:
     zeroed: Bool[Tensor, " channels"]
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The output with those channels at zero."""
-        return output.masked_fill(self.zeroed.view(1, -1, *[1] * (output.dim() - 2)), 0)
+        """The output with those channels at zero, in the same layout (`masked_fill` would lose channels-last)."""
+        return torch.where(self.zeroed.view(1, -1, *[1] * (output.dim() - 2)), 0, output)
 
 
 def zero(network: nn.Module, channels: Channels, masked: Removed) -> nn.Module:

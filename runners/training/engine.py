@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from runners.errors import ConfigError
+from runners.errors import ConfigError, is_out_of_memory
 
 Forward = Callable[[Tensor], Tensor]
 Work = Callable[[], None]
@@ -71,6 +71,8 @@ def cuda_graph(step: Work) -> Work:
     except RuntimeError as error:
         # Where the step failed, the end of the capture fails as well, and hides why.
         first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+        if is_out_of_memory(first):
+            raise first from None
         raise ConfigError(_uncapturable(str(first).splitlines()[0])) from error
     return graph.replay
 
@@ -98,7 +100,7 @@ def _uncapturable(reason: str) -> str:
 def gains_from_fusing(network: nn.Module, device: torch.device, precision: str) -> bool:
     """Whether steps are faster fused: of a network that does the same in every step, in bf16, on one thread of a CPU.
 
-    Fused operations run on one thread; with more, PyTorch's own, which all threads share, are as fast or faster.
+    Fused operations run on one thread. With more, PyTorch's own are shared by all, and whole epochs were slower fused.
     """
     fixed: bool = getattr(network, "fixed_graph", False)
     return fixed and device.type == "cpu" and precision == "bf16" and torch.get_num_threads() == 1

@@ -114,7 +114,7 @@ def _train(
         log.info(f"{label}: goes on from epoch {training.epoch + 1}, step {training.step} of {n_steps}")
     for row in training.rows:
         start.watch(row)
-    forward = engine.forward(training.network)
+    forward = engine.forward(training.network.train())
     step = partial(planned_step, training, forward, draw, plan, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(plan.sizes)}
     keeper = Keeper(training, start.checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")

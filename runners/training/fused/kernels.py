@@ -1,4 +1,4 @@
-"""The loops, compiled by Numba when they are first called (two seconds in all).
+"""The loops, compiled by Numba when they are first called (two seconds for all).
 
 Numbers in bf16 come as the upper halves of float32 ones, in rows of whole pixels: `lanes` values each, channel after channel,
 which the compiler turns into vectors. Every sum is taken in the same order every time.
@@ -40,7 +40,7 @@ def narrow(value: np.float32) -> np.uint16:
 
 @_compiled
 def sums(x: Rows, channels: int, found: Sums) -> None:
-    """Sums of x and of its square, x counted from the first pixel's values: a large mean drowns nothing."""
+    """Sums of x and of its square, x counted from the first pixel's values: a large mean drowns little."""
     n_rows, n_lanes = x.shape
     pivot, total, squares = np.empty((3, n_lanes), np.float32)
     for lane in range(n_lanes):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from runners.training.fused import kernels
 
-# A row of the kernels is at most this long, so that its sums stay in the nearest cache.
+# A row of more than one pixel is at most this long, so that its sums stay in the nearest cache.
 LANES = 512
 
 
@@ -40,8 +40,12 @@ def is_plain(norm: nn.Module) -> bool:
     """Whether a module is a BatchNorm with float32 weights and running averages, and no hook waits for its output."""
     if type(norm) is not nn.BatchNorm2d or norm.momentum is None or not (norm.affine and norm.track_running_stats):
         return False
-    hooks = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
-    return norm.weight.dtype == torch.float32 and not any(hooks)
+    return norm.weight.dtype == torch.float32 and not has_hooks(norm)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something waits for what a module takes or gives."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 class _NormRelu(torch.autograd.Function):
