@@ -432,7 +432,12 @@ def test_who_gains_from_fusing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "says"), [("bf16", "false", True), ("fp32", "false", False), ("bf16", "true", False)]
+    ("precision", "compiled", "says"),
+    [
+        ("bf16", "false", True),
+        pytest.param("fp32", "false", False, marks=pytest.mark.slow),
+        pytest.param("bf16", "true", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_says_whether_it_was_fused(
     precision: str, compiled: str, says: bool, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
