@@ -35,6 +35,7 @@ from runners.errors import ConfigError, DataError, ResourceError, StoreError, er
 from runners.gate import check_run_folder, check_writable
 from runners.redaction import REDACTED, redacted, redacted_argument
 from runners.storage import code as code_of
+from runners.storage import facts as facts_of
 from runners.storage.weights import load_weights
 from runners.sweeping import local, manifest, pool
 from runners.sweeping.jobs import Job
@@ -249,6 +250,12 @@ def test_a_run_that_another_machine_goes_on_with_is_flagged(command: Command, mo
     facts = json.loads((ended.folder / "run.json").read_text())
     assert facts["numerics_mixed"] is True
     assert facts["made_on"]["trained"] == ["a newer GPU", "an older GPU"] and facts["made_on"]["scores"] == ["a newer GPU"]
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts_of, "PACKAGES", ("numpy", "no-such-package"))
+    versions = facts_of.facts(ROOT, torch.device("cpu"))["versions"]
+    assert versions["numpy"] == np.__version__ and versions["no-such-package"] is None
 
 
 # D

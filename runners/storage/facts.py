@@ -3,7 +3,7 @@
 import platform
 import resource
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "code": code(root),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
             "machine": platform.machine(),
@@ -49,6 +49,14 @@ def peak_memory_mb(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device) / 1e6
     return {place: round(value, 1) for place, value in peak.items()}
+
+
+def _version(package: str) -> str | None:
+    """None for what is not installed: a run that needs none of it is no worse for that."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:
