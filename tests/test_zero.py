@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from criteria.norm import l1
 from models.cifar_resnet import CifarResNet, cifar_resnet
 from runners.pruning.prune import prune
-from runners.pruning.zero import zero
+from runners.pruning.zero import StaysZero, zero
 from runners.scoring.score import score
 from runners.selection.rule import Rule
 from runners.selection.select import masked_filters, removed_filters, select
@@ -156,3 +156,10 @@ def test_fine_tuning_a_run_leaves_masked_filters_at_zero(command: Command, tmp_p
         weight = tuned.get_parameter(f"{layer}.weight")
         assert not weight[list(filters)].any()
         assert weight.flatten(1).any(1).sum() == len(weight) - len(filters), "and no others"
+
+
+def test_a_mask_keeps_the_layout() -> None:
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    found = StaysZero(torch.arange(8) < 3)(nn.Identity(), (), x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found[:, :3] == 0).all() and torch.equal(found[:, 3:], x[:, 3:])
