@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runners.arguments import CONF, check_overrides, options
-from runners.checks import check_config, check_launcher
+from runners.checks import check_config
 from runners.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
+from runners.launcher_checks import check_launcher
 from runners.looking import look
 from runners.storage.keys import run_name
 from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied

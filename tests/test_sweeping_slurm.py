@@ -349,7 +349,7 @@ def test_without_the_extra_hydra_finds_no_such_launcher_and_the_gate_says_what_t
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("runners.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("runners.launcher_checks.find_spec", lambda name: None)
     found = runpy.run_path(str(ROOT / "hydra_plugins" / "prunescope" / "slurm.py"))
     assert inspect.isabstract(found["SlurmLauncher"])
     ended = command("--multirun", *TINY, "seed=1,2", "hydra/launcher=slurm")
