@@ -38,7 +38,8 @@ def use_own_packages() -> None:
 def main() -> None:
     """Runs the command line and exits with its code."""
     use_own_packages()
-    from runners import cli, streams
+    from runners.command import cli
+    from runners.process import streams
 
     streams.settle()
     raise SystemExit(cli.main(ROOT))

@@ -25,13 +25,13 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "storage")]
 
 from test_store import network, payloads  # noqa: E402
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from runners.data.digits import digits  # noqa: E402
-from runners.errors import StoreError  # noqa: E402
+from runners.process.errors import StoreError  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage.keys import digest  # noqa: E402
 from runners.storage.resume import Checkpoints  # noqa: E402
@@ -170,7 +170,7 @@ SECTIONS = (flips, hostile, crowd, kills, overhead)
 def _script(name: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """What a script of `tests/` prints, a JSON line each."""
     folder.mkdir()
-    command = [sys.executable, str(ROOT / "tests" / name), str(folder), *arguments]
+    command = [sys.executable, str(ROOT / "tests" / "drills" / name), str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from runners.accuracy import accuracy
 from runners.data.splits import Splits
+from runners.measuring.accuracy import accuracy
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results

@@ -7,8 +7,9 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from runners.accuracy import accuracy
 from runners.data.splits import Splits
+from runners.measuring.accuracy import accuracy
+from runners.measuring.recalibrate import recalibrate
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results
@@ -18,7 +19,6 @@ from runners.selection.select import check_prunable, removed_filters, select
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
-from runners.training.recalibrate import recalibrate
 
 
 def run(

@@ -10,8 +10,9 @@ from torch import nn
 from analysis.figures import learning_curves, random_points, spearman_by_layer
 from analysis.similarity import spearman
 from analysis.spread import random_spread
-from runners.accuracy import accuracy
 from runners.data.splits import Splits
+from runners.measuring.accuracy import accuracy
+from runners.measuring.evaluate import Quality, evaluate
 from runners.pruning.prune import prune
 from runners.results import Results
 from runners.scoring.score import Ranking, check_rankable, score
@@ -20,7 +21,6 @@ from runners.selection.rule import Rule
 from runners.selection.select import check_prunable, masked_filters, removed_filters
 from runners.storage.stages import Stages
 from runners.tracing.channels import Channels, trace_channels
-from runners.training.evaluate import Quality, evaluate
 from runners.training.fit import Fit
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
-"""What a runner hands back: tidy tables and figures, by name."""
+"""What a runner hands back: tidy tables, figures, networks, and the text that the terminal shows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -9,9 +10,32 @@ from runners.pruning.saved import Pruned
 
 
 @dataclass(frozen=True)
-class Results:
-    """Each table becomes `<name>.csv` in the run folder, each figure `<name>.png`, each network a folder `<name>/`."""
+class Table:
+    """A table that reports gather over the runs of a sweep.
 
-    tables: dict[str, pd.DataFrame]
-    figures: dict[str, Figure] = field(default_factory=dict)
-    networks: dict[str, Pruned] = field(default_factory=dict)
+    Args:
+        rows: tidy.
+        by: the columns that together name a row within one run; none for a table of one row.
+        values: the columns of numbers of which reports show mean, standard deviation and n over seeds.
+    """
+
+    rows: pd.DataFrame
+    by: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Each table becomes `<name>.csv` in the run folder, each figure `<name>.png`, each network a folder `<name>/`.
+
+    Args:
+        tables: those that are plain data frames are written, and not gathered by reports.
+        text: what the terminal shows of the run, in any number of lines.
+        headline: the same in a few words, for the line of a job in `runner=status`.
+    """
+
+    tables: Mapping[str, pd.DataFrame | Table]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    networks: Mapping[str, Pruned] = field(default_factory=dict)
+    text: str = ""
+    headline: str = ""

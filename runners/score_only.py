@@ -6,8 +6,8 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
-from runners.accuracy import accuracy
 from runners.data.splits import Splits
+from runners.measuring.accuracy import accuracy
 from runners.results import Results
 from runners.scoring.score import Ranking, score
 from runners.storage.stages import Stages

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from runners import cli, interruption
+from runners.command import cli
+from runners.process import interruption
 from support import ROOT, Command, Ended
 
 

@@ -10,26 +10,25 @@ import pytest
 
 from support import ROOT
 
-# What every room may use, and which uses nothing of ours.
-SHARED = ("runners", "runners.errors", "runners.interruption", "runners.redaction")
 PURE = ("criteria", "models", "analysis")
-ROOMS = ("data", "training", "tracing", "scoring", "selection", "pruning", "storage", "sweeping", "reporting")
-# Room -> the other rooms it may use.
+# Room -> the other rooms it may use. All use `process`, which uses nothing of ours; files of runners/ itself are experiments.
 MAY_USE = {
+    "process": (),
     "data": (),
     "storage": (),
     "tracing": (),
-    "training": ("data", "storage"),
+    "measuring": ("data",),
+    "training": ("data", "measuring", "storage"),
     "scoring": ("data", "tracing"),
     "selection": ("data", "tracing"),
     "pruning": ("tracing", "selection", "storage"),
     "sweeping": ("storage",),
-    "reporting": ("storage", "sweeping"),
+    "looking": ("storage", "sweeping"),
 }
 BEFORE_TORCH = (
-    "runners.cli",
-    "runners.gate",
-    "runners.errors",
+    "runners.command.cli",
+    "runners.command.gate",
+    "runners.process.errors",
     "runners.storage.keys",
     "runners.storage.folder",
     "runners.storage.files",
@@ -40,13 +39,13 @@ BEFORE_TORCH = (
     "hydra_plugins.prunescope.slots",
     "hydra_plugins.prunescope.slurm",
     "hydra_plugins.prunescope.grid",
-    "runners.reporting.sweep",
-    "runners.reporting.status",
+    "runners.looking.sweep",
+    "runners.looking.status",
     "runners.storage.locks",
     "runners.storage.store",
-    "runners.reporting.doctor",
+    "runners.looking.doctor",
 )
-WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
+WITHOUT_TORCH = (*BEFORE_TORCH, "runners.looking.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"torch.load", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load", "pd.read_pickle", "pandas.read_pickle"}
 READS_WEIGHTS = ("runners/storage/weights.py", "runners/storage/resume.py")
@@ -94,17 +93,18 @@ def allowed(user: str, used: str) -> bool:
     mine, theirs = user.split("."), used.split(".")
     if theirs[0] == "run":
         return False
-    if user in SHARED:
-        return used in ("runners", "runners.errors") and user != "runners.errors"
-    if used in SHARED:
+    if used == "runners":
         return mine[0] not in PURE
-    if mine[0] in PURE:
-        return theirs[0] == mine[0]
-    if theirs[0] in PURE:
-        return mine[0] == "runners"
-    if mine[0] == "runners" and len(mine) > 1 and mine[1] in ROOMS:
-        return theirs[1] == mine[1] or theirs[1] in MAY_USE[mine[1]]
-    return mine[0] == "runners" or (theirs[1] not in ROOMS and mine[0] == "run")
+    if mine[0] in PURE or theirs[0] in PURE:
+        return theirs[0] == mine[0] or mine[0] == "runners" and mine[1:2] != ["process"]
+    room, other = mine[1] if len(mine) > 1 else "", theirs[1]
+    if mine[0] == "run":
+        return other in ("command", "process")
+    if room == "command":
+        return True
+    if room in MAY_USE:
+        return other in (room, *MAY_USE[room], "process" if room != "process" else room)
+    return other != "command"  # an experiment
 
 
 def forbidden_imports(files: dict[str, str]) -> list[str]:
@@ -160,14 +160,14 @@ def dangerous(files: dict[str, str]) -> list[str]:
 
 def test_imports_point_one_way() -> None:
     files = sources()
-    assert {"run.py", "runners/cli.py", "runners/tracing/channels.py", "criteria/norm.py"} <= files.keys()
+    assert {"run.py", "runners/command/cli.py", "runners/tracing/channels.py", "criteria/norm.py"} <= files.keys()
     assert forbidden_imports(files) == []
 
 
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("criteria/new.py", "from runners.errors import ConfigError"),
+        ("criteria/new.py", "from runners.process.errors import ConfigError"),
         ("criteria/new.py", "import models.cifar_vgg"),
         ("analysis/new.py", "def f() -> None:\n    from criteria.norm import l1"),
         ("models/new.py", "from runners.data.splits import Splits"),
@@ -177,13 +177,15 @@ def test_imports_point_one_way() -> None:
         ("runners/storage/new.py", "from runners.tracing.channels import Channels"),
         ("runners/training/new.py", "from runners.pruning import remove"),
         ("runners/pruning/new.py", "import runners.training.fit as fit"),
-        ("runners/pruning/new.py", "from runners.build import Parts"),
-        ("runners/pruning/new.py", "from runners import build"),
-        ("runners/reporting/new.py", "from runners.training.fit import fit"),
-        ("runners/storage/new.py", "from runners.reporting import status"),
+        ("runners/pruning/new.py", "from runners.command.build import Built"),
+        ("runners/pruning/new.py", "from runners.command import build"),
+        ("runners/looking/new.py", "from runners.training.fit import fit"),
+        ("runners/storage/new.py", "from runners.looking import status"),
         ("runners/one_shot.py", "from run import ROOT"),
-        ("runners/errors.py", "from runners.data import splits"),
-        ("runners/errors.py", "import runners.results"),
+        ("runners/one_shot.py", "from runners.command.built import Built"),
+        ("runners/measuring/new.py", "from runners.training.fit import fit"),
+        ("runners/process/errors.py", "from runners.data import splits"),
+        ("runners/process/errors.py", "import runners.results"),
         ("run.py", "from runners.training.fit import fit"),
         ("run.py", "from criteria.norm import l1"),
     ],
@@ -200,11 +202,11 @@ def test_what_runs_before_the_gate_or_makes_tables_imports_no_torch(module: str)
 
 def test_torch_is_found_through_other_modules_and_packages() -> None:
     files = sources()
-    assert reaches_torch(files, "runners.build")
-    assert reaches_torch(files | {"runners/errors.py": "class A:\n    import torch.nn"}, "runners.gate")
+    assert reaches_torch(files, "runners.command.build")
+    assert reaches_torch(files | {"runners/process/errors.py": "class A:\n    import torch.nn"}, "runners.command.gate")
     assert reaches_torch(files | {"runners/storage/__init__.py": "from runners.data import splits"}, "runners.storage.keys")
     late = "def f() -> None:\n    import torch\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"
-    assert reaches_torch(files | {"runners/errors.py": late}, "runners.errors") == []
+    assert reaches_torch(files | {"runners/process/errors.py": late}, "runners.process.errors") == []
 
 
 def test_torch_is_really_not_there_before_the_gate() -> None:
@@ -214,7 +216,7 @@ def test_torch_is_really_not_there_before_the_gate() -> None:
 
 
 def test_torch_is_really_not_there_when_a_sweep_is_reported() -> None:
-    program = "import sys, runners.reporting.report\nprint({'torch', 'pandas'} & set(sys.modules))"
+    program = "import sys, runners.looking.report\nprint({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'pandas'}"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from runners.gate import PLANNED
+from runners.command.gate import PLANNED
 
 
 class GridSweeper(BasicSweeper):

@@ -8,8 +8,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from runners.cli import main
-from runners.gate import CONF, PLANNED, config_flags
+from runners.command.cli import main
+from runners.command.gate import CONF, PLANNED, config_flags
 from runners.sweeping.local import run_here
 
 

@@ -8,7 +8,7 @@ from torchvision.datasets import CIFAR10
 from runners.data.download import Archive, prepare, wrong_file
 from runners.data.resident import Images
 from runners.data.splits import Splits, make_splits
-from runners.errors import DataError
+from runners.process.errors import DataError
 
 # The archive's SHA-256 is the one in Keras (keras.datasets.cifar10); those of its members are of files that have the MD5
 # sums in torchvision.datasets.CIFAR10.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from runners.errors import DataError, ResourceError
+from runners.process.errors import DataError, ResourceError
 
 SCHEME, TIMEOUT_SECONDS, CHUNK, LEFT_BEHIND_SECONDS = "https://", 60, 1 << 20, 3600
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runners.data.counter import fold, permutation, random_integers
-from runners.interruption import beat
+from runners.process.interruption import beat
 
 Batch = tuple[Float[Tensor, "images channels h w"], Int64[Tensor, " images"]]
 Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]

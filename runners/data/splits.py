@@ -9,7 +9,7 @@ from torch import Tensor
 
 from runners.data.counter import permutation
 from runners.data.resident import Images
-from runners.errors import DataError
+from runners.process.errors import DataError
 
 
 @dataclass(frozen=True)

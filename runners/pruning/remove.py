@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, Removed
 
 Kept = Bool[np.ndarray, " channels"]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from runners.errors import StoreError
+from runners.process.errors import StoreError
 from runners.pruning.remove import remove
 from runners.storage.files import write_json
 from runners.storage.keys import digest, file_digest

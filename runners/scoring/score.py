@@ -13,9 +13,9 @@ from analysis.ensemble import Ensemble, mean_rank
 from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs
 from criteria.median import TOLERANCE
 from runners.data.resident import Images
-from runners.errors import ConfigError, NumericalError
+from runners.process.errors import ConfigError, NumericalError
+from runners.scoring.observation import Observations, observe
 from runners.scoring.sites import filters, find_batchnorm
-from runners.scoring.sweep import Seen, sweep
 from runners.tracing.channels import Channels, follow
 
 log = logging.getLogger(__name__)
@@ -121,18 +121,18 @@ def _table(found: Sequence[tuple[str, int, str, np.ndarray]]) -> pd.DataFrame:
 
 def _seen(
     network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
-) -> Seen:
+) -> Observations:
     """What one pass over the images shows to those who need it; nothing, and no pass, if nobody does."""
     from_data = {name: each for name, each in criteria.items() if isinstance(each, DataCriterion)}
     gradients = any(needs(each) is Gradients for each in criteria.values())
     if not from_data and not gradients:
-        return Seen()
+        return Observations()
     if images is None:
         raise TypeError("needs images")
-    return sweep(network, layers, from_data, images, gradients=gradients, batch_size=batch_size)
+    return observe(network, layers, from_data, images, gradients=gradients, batch_size=batch_size)
 
 
-def _views(traced: fx.GraphModule, channels: Channels, seen: Seen, layer: str) -> dict[type, Any]:
+def _views(traced: fx.GraphModule, channels: Channels, seen: Observations, layer: str) -> dict[type, Any]:
     """The views of one layer, without those that it cannot have."""
     weight = filters(traced, layer)
     views: dict[type, Any] = {Label: Label(layer, len(weight)), Weights: Weights(weight)}

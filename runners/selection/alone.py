@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.selection.rule import Rule
 from runners.selection.units import families
 from runners.tracing.channels import Channels

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.selection.rule import Rule, exact
 from runners.selection.units import Unit
 from runners.tracing.channels import Channels

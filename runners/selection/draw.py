@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from runners.data.counter import permutation
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.selection.going import units_to_go
 from runners.selection.rule import Rule, exact
 from runners.selection.select import scores_by_layer, select

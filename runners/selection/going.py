@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.selection.budget import affordable, saving
 from runners.selection.rule import Rule, is_pattern, matching, num_removed
 from runners.selection.units import Family, Unit, ranked

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fnmatch import fnmatchcase
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 
 ROUNDINGS = {"floor_pruned": ROUND_FLOOR, "floor_kept": ROUND_CEILING, "nearest": ROUND_HALF_UP}
 

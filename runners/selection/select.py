@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from runners.errors import ConfigError, NumericalError
+from runners.process.errors import ConfigError, NumericalError
 from runners.selection.going import check_shares, units_to_go
 from runners.selection.normalise import normalised
 from runners.selection.rule import Rule

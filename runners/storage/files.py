@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runners.errors import ResourceError
+from runners.process.errors import ResourceError
 
 Read = TypeVar("Read")
 # What NFS and its like say of a file that is there a moment later: its handle went stale, its name is not known yet.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from runners.errors import StoreError
+from runners.process.errors import StoreError
 from runners.storage.files import read_again, write_atomic, write_json
 from runners.storage.keys import file_digest
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLease, Timeout
 
-from runners.interruption import stop_if_requested
+from runners.process.interruption import stop_if_requested
 
 log = logging.getLogger(__name__)
 CHOICES = ("auto", "flock", "lease", "none")

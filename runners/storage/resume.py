@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from runners.errors import ResourceError, StoreError
+from runners.process.errors import ResourceError, StoreError
 from runners.storage.files import read_again, replace_file, why
 
 GENERATIONS = ("a", "b")

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pandas as pd
 from torch import nn
 
-from runners.errors import NumericalError, ResourceError, StoreError
-from runners.interruption import stop_if_requested
+from runners.process.errors import NumericalError, ResourceError, StoreError
+from runners.process.interruption import stop_if_requested
 from runners.storage.files import read_again
 from runners.storage.keys import digest
 from runners.storage.locks import Locks

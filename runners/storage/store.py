@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runners.errors import ResourceError, StoreError
+from runners.process.errors import ResourceError, StoreError
 from runners.storage.files import read_again, sync_folder, why, write_json
 from runners.storage.keys import KEY_LENGTH, digest, file_digest
 

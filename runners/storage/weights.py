@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runners.errors import ResourceError, StoreError
+from runners.process.errors import ResourceError, StoreError
 
 SUFFIXES = (".th", ".pt", ".pth", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")

@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 from threading import Thread
 
-from runners.errors import ConfigError
-from runners.interruption import Preempted
+from runners.process.errors import ConfigError
+from runners.process.interruption import Preempted
 from runners.storage.code import sources_digest
 from runners.sweeping.pool import PARENT, SOURCES
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from runners.redaction import redacted, redacted_argument
+from runners.process.redaction import redacted, redacted_argument
 from runners.storage import folder as run_folder
 from runners.storage.files import write_json
 from runners.storage.keys import digest

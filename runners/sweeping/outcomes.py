@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.errors import SOME_JOBS_FAILED, UserError
-from runners.interruption import Preempted
+from runners.process.errors import SOME_JOBS_FAILED, UserError
+from runners.process.interruption import Preempted
 from runners.storage import folder as run_folder
 from runners.sweeping.jobs import Job
 
@@ -32,7 +32,7 @@ class JobsFailed(UserError):
     exit_code = SOME_JOBS_FAILED
 
 
-class Progress:
+class Teller:
     """Tells how jobs ended, one line each.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runners.interruption import Preempted, requested
+from runners.process.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
 from runners.sweeping.jobs import Job
 from runners.sweeping.outcomes import Outcome

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runners.errors import ResourceError
+from runners.process.errors import ResourceError
 from runners.storage.files import write_json
 
 NOTE, VERSION = "slurm.json", 1

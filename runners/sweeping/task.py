@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runners.interruption import SIGNALS, Preempted
+from runners.process.interruption import SIGNALS, Preempted
 from runners.sweeping import queue
 from runners.sweeping.devices import slots
 from runners.sweeping.held import let_through

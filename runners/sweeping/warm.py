@@ -11,7 +11,7 @@ from runners.sweeping.devices import Slot
 from runners.sweeping.jobs import Job
 from runners.sweeping.pool import PARENT, Child, arguments
 
-IMPORTED = "runners.imported"
+IMPORTED = "runners.command.imported"
 
 
 class Fork:

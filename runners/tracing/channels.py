@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
+from runners.tracing.evenness import Groups, even_parts
 from runners.tracing.ids import IdInterpreter
-from runners.tracing.parts import Groups, even_parts
 from runners.tracing.shapes import ShapeInterpreter
 from runners.tracing.sizes import Sizes, network_sizes
 

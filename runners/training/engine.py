@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from runners.errors import ConfigError, is_out_of_memory
+from runners.process.errors import ConfigError, is_out_of_memory
 
 Forward = Callable[[Tensor], Tensor]
 Work = Callable[[], None]

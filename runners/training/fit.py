@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from runners.data.counter import fold
 from runners.data.resident import Draw, augmentation
 from runners.data.splits import Splits
+from runners.measuring.evaluate import evaluate
 from runners.storage.resume import Checkpoints
 from runners.training.engine import Engine
-from runners.training.evaluate import evaluate
 from runners.training.lanes import Steps, together
 from runners.training.progress import Progress
 from runners.training.recipe import Recipe

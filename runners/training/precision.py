@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 
 
 def precision(asked: str, network: nn.Module, example: Float[Tensor, "images channels h w"]) -> str:

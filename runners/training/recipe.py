@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from torch.optim import Optimizer
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 
 
 @dataclass(frozen=True)

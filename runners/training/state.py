@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from runners.errors import NumericalError, ResourceError, is_out_of_memory
-from runners.interruption import Preempted, requested
+from runners.process.errors import NumericalError, ResourceError, is_out_of_memory
+from runners.process.interruption import Preempted, requested
 from runners.storage.facts import peak_memory_mb
 from runners.storage.resume import Checkpoints
 

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 
 Watch = Callable[[Mapping[Any, Any]], None]
 TAGS = {

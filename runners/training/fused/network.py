@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
-from runners.errors import ConfigError
+from runners.process.errors import ConfigError
 from runners.training.fused.norm_relu import NormRelu, has_hooks, is_plain
 
 RELUS = {F.relu, torch.relu}

@@ -1,0 +1,1 @@
+"""Before and after an experiment: the command line, its checks, what is built, what is shown."""

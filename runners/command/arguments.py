@@ -1,0 +1,98 @@
+"""The command line, looked at before Hydra does: which flags, which of Hydra's own options, and names that are plain names."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+
+from runners.process.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
+# Of Hydra's own part of the config, what may be set; the rest decides what is checked, loaded and written.
+HYDRA_KEYS = re.compile(r"hydra\.(mode|verbose|run\.dir|sweeper\.params(\..+)?|launcher\.[a-z]\w*(\.[a-z]\w*)*)")
+HYDRA_GROUPS = {"hydra/launcher": ("basic", "slots", "slurm"), "hydra/job_logging": ("job", "plain")}
+
+
+def check_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra takes them in any case: --multirun in front, and no + before a group that is there anyway.
+
+    Raises:
+        ConfigError: an unknown flag, a flag that reads a pickle, or an override that `check_overrides` refuses.
+        CompactHydraException: an override that is none.
+    """
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
+    ordered = multirun + [argument for argument in plain if argument not in multirun]
+    parser = get_args_parser()
+    parser.error = _refuse_flags
+    given = parser.parse_args(ordered)
+    if given.experimental_rerun is not None:
+        raise ConfigError(
+            f"--experimental-rerun={given.experimental_rerun} would read a pickle, which can run code; configs are "
+            "YAML; give the command of the run again"
+        )
+    check_overrides(given.overrides)
+    return ordered
+
+
+def check_overrides(arguments: Iterable[str]) -> None:
+    """Refuses names.*, most of Hydra's own options, and option names that are no plain names (`criterion=../../x`).
+
+    Raises:
+        ConfigError: the first such argument.
+    """
+    parser = OverridesParser.create()
+    for argument in arguments:
+        override = parser.parse_overrides([argument])[0]
+        key = override.key_or_group
+        if key.split(".")[0] == "names":
+            raise ConfigError(f"{key} cannot be set; names follow from the chosen options; leave {argument} out")
+        if re.match(r"hydra\b", key) or re.match(r"hydra\b", override.package or ""):
+            _check_hydra(override, argument)
+        if "/" in key or (CONF / key).is_dir():
+            for choice in _choices(override):
+                _check_choice(key, choice)
+
+
+def options(group: str) -> list[str]:
+    """The names that `group=` takes."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _check_hydra(override: Override, argument: str) -> None:
+    key = override.key_or_group
+    if override.package is not None or override.is_delete() or not (key in HYDRA_GROUPS or HYDRA_KEYS.fullmatch(key)):
+        what = key if key.startswith("hydra") else f"{key}@{override.package}"
+        raise ConfigError(
+            f"{what} is no option of a run; of Hydra's own hydra.mode, hydra.run.dir, hydra.verbose, hydra.sweeper.params, "
+            f"hydra.launcher.OPTION, hydra/launcher and hydra/job_logging can be set; leave {argument} out"
+        )
+    for choice in _choices(override) if key in HYDRA_GROUPS else ():
+        if GROUP_NAME.fullmatch(choice) and choice not in HYDRA_GROUPS[key]:
+            allowed = ", ".join(HYDRA_GROUPS[key])
+            raise ConfigError(f"{key}={choice} is unknown; {key} is one of {allowed}; choose one of these")
+
+
+def _check_choice(group: str, choice: str) -> None:
+    if not GROUP_NAME.fullmatch(choice):
+        known = ", ".join(options(group))
+        raise ConfigError(
+            f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
+            f"{f'choose one of {known}' if known else f'{group} has none'}"
+        )
+
+
+def _choices(override: Override) -> Iterator[str]:
+    """Every name that an override of a group chooses; patterns choose among the names that there are."""
+    value: Any = override.value()
+    found = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    yield from (choice for choice in found if isinstance(choice, str) and choice != "")
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; flags are those of --help, and all else is key=value; put flags before the overrides")

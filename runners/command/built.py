@@ -1,0 +1,257 @@
+"""Every part of an experiment, built from the config when a runner first names it."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from runners.command.reports import Report
+from runners.data.counter import fold
+from runners.data.splits import Splits
+from runners.process.errors import ConfigError, UserError, is_out_of_memory
+from runners.scoring.score import Ranking, check_criteria
+from runners.selection.rounds import rules_of_rounds
+from runners.selection.rule import Rule
+from runners.storage import facts, keys
+from runners.storage import folder as run_folder
+from runners.storage.stages import Stages
+from runners.storage.store import Store
+from runners.storage.weights import load_weights
+from runners.training.engine import Engine, cuda_graph, gains_from_fusing
+from runners.training.fit import Fit, Fitted, fit
+from runners.training.precision import precision
+from runners.training.recipe import Recipe, check_recipe
+from runners.training.retrain import scratch_b
+from runners.training.tensorboard import Watch, tensorboard, unwatched
+
+log = logging.getLogger(__name__)
+
+
+class Built:
+    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here."""
+
+    def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
+        self.config, self.values, self.folder = config, values, folder
+        _prepare_torch()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return _device(self.values["device"])
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data set, on the device."""
+        device = self.device
+        given = {key: value for key, value in self.values["dataset"].items() if key != "about"}
+        found: Splits = _instantiate(OmegaConf.create(given), "dataset")
+        size = "x".join(map(str, found.train.pixels.shape[1:]))
+        log.info(
+            f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
+            f"images of {size}; {self.values['dataset']['about']}"
+        )
+        return found.to(device)
+
+    @cached_property
+    def data(self) -> str:
+        """Hash of the images and labels."""
+        return content(self.splits)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network as training starts from it, or with the given weights."""
+        torch.manual_seed(self.values["seed"])
+        network = self._network()
+        if self.weights:
+            load_weights(network, self.weights)
+        return network
+
+    def _network(self) -> nn.Module:
+        network: nn.Module = _instantiate(self.config.model, "model")
+        return network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The file of given weights."""
+        return None if self.values["weights"] is None else Path(self.values["weights"])
+
+    @cached_property
+    def chosen(self) -> str:
+        """The name of the criterion to prune by."""
+        return keys.chosen(self.values)
+
+    @cached_property
+    def criteria(self) -> dict[str, Ranking]:
+        """The set to compare, and the chosen criterion if it is not in it."""
+        specs = keys.compared(self.values)
+        found = {name: _instantiate(OmegaConf.create(spec), f"criterion {name}") for name, spec in specs.items()}
+        check_criteria(found)
+        return found
+
+    @cached_property
+    def reports(self) -> dict[str, Report]:
+        """Tables and figures beyond the runner's own."""
+        specs = self.values["reports"].items()
+        return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
+
+    @cached_property
+    def score_batch_size(self) -> int:
+        """Images at a time when they score."""
+        return self.values["score_batch_size"]
+
+    @cached_property
+    def rule(self) -> Rule:
+        """How many filters go."""
+        return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
+
+    @cached_property
+    def rounds(self) -> list[Rule]:
+        """The rule of every round."""
+        return rules_of_rounds(self.rule, self.values["runner"]["rounds"], self.values["runner"]["pace"])
+
+    @cached_property
+    def ratios(self) -> list[float]:
+        """The ratios at which every layer is pruned alone."""
+        return keys.canonical(self.values["runner"]["ratios"])
+
+    @cached_property
+    def repeats(self) -> int:
+        """How often filters, or seeds, are drawn."""
+        return self.values["runner"]["repeats"]
+
+    @cached_property
+    def window(self) -> list[float]:
+        """The quantiles of scores between which filters are drawn."""
+        return keys.canonical(self.values["runner"]["window"])
+
+    @cached_property
+    def vary(self) -> list[str]:
+        """What repeats differ in."""
+        return self.values["runner"]["vary"]
+
+    @cached_property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.values["seed"]
+
+    @cached_property
+    def train(self) -> Fit:
+        """Training; with given weights, none."""
+        if self.weights:
+            log.info(f"weights={self.weights}: nothing is trained before pruning")
+        return self._fit("recipe", "train", "trained", epochs=0 if self.weights else None)
+
+    @cached_property
+    def finetune(self) -> Fit:
+        """What the pruned network is trained by: fine-tuning, or, from new weights, the recipe of training."""
+        if self.values["after"] == "finetune":
+            return self._fit("finetune", "finetune", "tuned")
+        fitting = self._fit("recipe", "scratch", "tuned")
+        if self.values["after"] == "scratch_e":
+            return fitting
+        return partial(scratch_b, fit=fitting, recipe=self._recipe("recipe"), full=self.model)
+
+    @cached_property
+    def finetune_as(self) -> Callable[[str, int], Fit]:
+        """Fine-tuning as a stage of any name, with any seed."""
+        finetune = cast("Callable[..., Fitted]", self.finetune)
+        return lambda stage, seed: partial(finetune, seed=seed, watch=self.watch(stage))
+
+    @cached_property
+    def fresh(self) -> nn.Module | None:
+        """New weights for the pruned shape, drawn as those of the full one were; none to fine-tune those that it has."""
+        if self.values["after"] == "finetune":
+            return None
+        torch.manual_seed(fold(self.values["seed"], *b"scratch"))
+        return self._network()
+
+    def _recipe(self, section: str, epochs: int | None = None) -> Recipe:
+        given = self.values[section] | ({} if epochs is None else {"epochs": epochs})
+        return _instantiate(OmegaConf.create(given), section)
+
+    def _fit(self, section: str, label: str, stage: str, epochs: int | None = None) -> Callable[..., Fitted]:
+        recipe = self._recipe(section, epochs)
+        optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
+        check_recipe(recipe, optimizer, section, len(self.splits.train))
+        settings = {"engine": self.engine, "seed": self.values["seed"], "label": label, "watch": self.watch(stage)}
+        return partial(fit, recipe=recipe, optimizer=optimizer, **settings)
+
+    def watch(self, stage: str) -> Watch:
+        """Who looks at the training of a stage while it runs."""
+        return tensorboard(self.folder / run_folder.TENSORBOARD / stage) if self.values["tensorboard"] else unwatched
+
+    @cached_property
+    def engine(self) -> Engine:
+        """How training steps are computed."""
+        captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
+        found = precision(self.values["precision"], self.model, self.splits.example)
+        fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]
+        return Engine(found, compiled=self.values["compile"], fused=fused, capture=cuda_graph if captured else None)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """The store, with this run's keys."""
+        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
+        store = Store(Path(self.values["store"]).resolve())
+        numerics = facts.numerics(self.device, fused=self.engine.fused)
+        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=numerics)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto and cpu always work; "
+            "try device=cpu"
+        )
+    return device
+
+
+def _prepare_torch() -> None:
+    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing. Threads as Slurm gave them."""
+    if "OMP_NUM_THREADS" not in os.environ and (cpus := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        torch.set_num_threads(int(cpus))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if torch.cuda.is_available():
+        # cuBLAS reads this once, before its first product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _instantiate(node: Any, what: str) -> Any:
+    """Builds one node; what its function says against its arguments becomes one line."""
+    try:
+        return instantiate(node, _convert_="object")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [""])[0]
+        if isinstance(cause, UserError) or is_out_of_memory(cause):
+            raise cause from error
+        raise ConfigError(
+            f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
+        ) from error
+
+
+def content(splits: Splits) -> str:
+    """Hash of the images and labels, so that other data under the same name is other data."""
+    found = hashlib.sha256()
+    for images in (splits.train, splits.test):
+        for tensor in (images.pixels, images.labels):
+            found.update(str(tuple(tensor.shape)).encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()

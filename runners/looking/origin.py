@@ -1,0 +1,144 @@
+"""Where the rows of a report come from: code, numerics, keys; and whether they may stand in one table."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runners.looking.escapes import plain, shown
+from runners.looking.sweep import Job
+from runners.process.errors import StoreError
+from runners.storage.folder import mixed
+from runners.storage.keys import BOOKKEEPING, STAGES
+
+MOST_LISTED = 10
+TRAINING = ("dataset", "trained", "given")
+# Options that change nothing up to the trained network; any other that a sweep varies may.
+AFTER_TRAINING = (
+    {"criterion", "criteria", "preset", "runner", "reports", "after", *BOOKKEEPING}
+    | {section for name, stage in STAGES.items() if name not in TRAINING for section in stage.sections}
+) - {section for name in TRAINING for section in STAGES[name].sections}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that is done, and its `run.json`."""
+
+    job: Job
+    facts: Mapping[str, Any]
+
+
+def check_baselines(done: Sequence[Finished]) -> None:
+    """Refuses rows whose trained networks differ where the sweep asked for one and the same.
+
+    The trained network of a model, data set and seed (and of whatever else in its training the sweep varies) has one key.
+    Another key means other data, given weights or code. Only where hardware chose another precision may it differ.
+
+    Raises:
+        StoreError: the jobs that differ from most.
+    """
+    groups: defaultdict[tuple[str, ...], list[Finished]] = defaultdict(list)
+    for each in done:
+        groups[_training(each)].append(each)
+    odd = [text for group in groups.values() if (text := _odd_ones(group))]
+    if odd:
+        more = f"; and {len(odd) - MOST_LISTED} more such groups" if len(odd) > MOST_LISTED else ""
+        raise StoreError(
+            f"{'; '.join(odd[:MOST_LISTED])}{more}; rows of one table must share the data and the trained network; "
+            "delete the folders of the jobs that are out of date and give the sweep's command again"
+        )
+
+
+def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
+    """What made the rows, each as a name and a text."""
+    rows = [row for each in done for row in each.facts["accuracy"]]
+    kinds = dict.fromkeys(kind for each in done for kind in each.facts["keys"])
+    keys = [f"{kind} {len({shown(each.facts['keys'].get(kind)) for each in done})}" for kind in kinds]
+    mixed_up = [str(each.job.number) for each in done if each.facts.get("numerics_mixed")]
+    return [
+        ("Models", _distinct(row.get("model") for row in rows)),
+        ("Data sets", _distinct(row.get("dataset") for row in rows)),
+        ("Seeds", _distinct(each.facts["seed"] for each in done)),
+        ("Code versions", _classes(done, code_version)),
+        ("Numerics classes", _classes(done, numerics_class)),
+        ("Different keys of each stage", ", ".join(keys)),
+        ("Runs that several kinds of machine or versions had a part in", listed(mixed_up) or "none"),
+        (
+            "Results of one key that came out differently",
+            _distinct(mixed({each.job.name: each.facts for each in done})) or "none",
+        ),
+    ]
+
+
+def code_version(each: Finished) -> str:
+    """The commit, and the hash of what was not committed."""
+    code = each.facts["code"]
+    if not code.get("commit"):
+        return "no git checkout"
+    changes = f" with changes {shown(code.get('diff_sha256'))[:10]}" if code.get("dirty") else ""
+    return f"commit {shown(code['commit'])[:10]}{changes}"
+
+
+def numerics_class(each: Finished) -> str:
+    """What rounding depends on: rows of one class repeat bit for bit, others to within rounding."""
+    hardware, versions = each.facts["hardware"], each.facts["versions"]
+    cuda = f", CUDA {shown(hardware['cuda'])}" if hardware.get("cuda") else ""
+    fused = ", fused" if each.facts.get("fused") else ""
+    return (
+        f"{shown(hardware.get('device'))}, {shown(hardware.get('machine'))}, {shown(hardware.get('threads'))} threads, "
+        f"torch {shown(versions.get('torch'))}{cuda}, {shown(each.facts.get('precision'))}{fused}"
+    )
+
+
+def _training(each: Finished) -> tuple[str, ...]:
+    """The model, data set and seed, and all else that the sweep varies of the training."""
+    row = each.facts["accuracy"][0]
+    own = {"model": row.get("model"), "dataset": row.get("dataset"), "seed": each.facts["seed"]}
+    # `finetune.epochs` and `criterion@criteria.mine` go by their first word.
+    varied = {key: value for key, value in each.job.values.items() if re.split("[.@]", key)[0] not in AFTER_TRAINING}
+    return tuple(f"{key}={shown(value)}" for key, value in (own | varied).items())
+
+
+def _odd_ones(group: Sequence[Finished]) -> str:
+    """The jobs that do not share the most frequent data and network, in words; empty if all do."""
+    if found := _minority(group, lambda each: each.facts["keys"]["dataset"]):
+        return f"{found} saw other data than the other jobs of {' '.join(_training(group[0]))}"
+    for precision in dict.fromkeys(shown(each.facts.get("precision")) for each in group):
+        alike = [each for each in group if shown(each.facts.get("precision")) == precision]
+        if found := _minority(alike, lambda each: each.facts["keys"]["trained"]):
+            return f"{found} began from another trained network than the other jobs of {' '.join(_training(group[0]))}"
+        if found := _minority(alike, lambda each: shown(each.facts.get("contents", {}).get("trained"))):
+            others = " ".join(_training(group[0]))
+            return (
+                f"{found} began from a trained network that was made again, and differs from that of the other jobs of {others}"
+            )
+    return ""
+
+
+def _minority(group: Sequence[Finished], key: Callable[[Finished], str]) -> str:
+    """The jobs whose key is not the most frequent one (of equally frequent ones, the first)."""
+    usual = Counter(key(each) for each in group).most_common(1)[0][0]
+    return listed([f"{each.job.number} ({plain(each.job.name)})" for each in group if key(each) != usual])
+
+
+def listed(jobs: Sequence[str]) -> str:
+    """Jobs in words; empty if there are none."""
+    if not jobs:
+        return ""
+    more = f" and {len(jobs) - MOST_LISTED} more" if len(jobs) > MOST_LISTED else ""
+    return f"job{'s' if len(jobs) > 1 else ''} {', '.join(jobs[:MOST_LISTED])}{more}"
+
+
+def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:
+    """How many classes there are, and each with its jobs."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for each in sorted(done, key=lambda each: each.job.number):
+        found[of(each)].append(str(each.job.number))
+    if len(found) == 1:
+        return f"1: {next(iter(found))}"
+    return f"{len(found)}: " + "; ".join(f"{name} ({listed(jobs)})" for name, jobs in sorted(found.items()))
+
+
+def _distinct(values: Any) -> str:
+    return ", ".join(shown(value) for value in dict.fromkeys(values))

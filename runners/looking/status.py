@@ -1,0 +1,84 @@
+"""What a sweep is doing: one line a job, read fresh from the run folders."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runners.looking.escapes import plain, shown
+from runners.looking.seen import Seen
+from runners.looking.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, last_lines, state_of
+from runners.looking.sweep import Job, Sweep, find_sweep, read_sweep
+
+EPOCH = re.compile(r"(\S+): epoch (\d+)/(\d+)\b.*?([\d:]+) left")
+LONGEST_LINE = 300
+GOES_ON = "the same command goes on"
+
+
+def run(sweep: str | None, outputs: str) -> Seen:
+    """The status of the sweep that is meant; see `find_sweep`.
+
+    Raises:
+        ConfigError: there is no such sweep, or its manifest cannot be read.
+    """
+    return Seen(status(find_sweep(sweep, outputs)))
+
+
+def status(sweep: Path) -> str:
+    """How many jobs are in which state, a line a job, and the command that goes on with what is not done.
+
+    Raises:
+        ConfigError: the manifest is missing, damaged or of a newer version.
+    """
+    found = read_sweep(sweep)
+    states = [state_of(job) for job in found.jobs]
+    varied = [varies(job) for job in found.jobs]
+    digits, width = len(str(max(job.number for job in found.jobs))), max(map(len, varied))
+    state_width = max(map(len, STATES))
+    lines = [f"{len(found.jobs)} jobs: {counts(states)}"]
+    for job, state, values in zip(found.jobs, states, varied, strict=True):
+        lines.append(f"{job.number:>{digits}}  {state.name:<{state_width}}  {values:<{width}}  {_note(job, state)}".rstrip())
+    origin = f"Sweep {plain(str(sweep))}, started {plain(found.started)}"
+    if all(state.name == DONE for state in states):
+        return "\n".join([*lines, f"{origin}."])
+    return "\n".join([*lines, f"{origin}; {GOES_ON} with what is not done:", go_on(found)])
+
+
+def varies(job: Job) -> str:
+    """What tells a job from the others of its sweep: `criterion=l1 ratio=0.1`; its name if nothing does."""
+    values = {key: "null" if value is None else shown(value) for key, value in job.values.items()}
+    return " ".join(f"{plain(key)}={value}" for key, value in values.items()) or plain(job.name)
+
+
+def go_on(sweep: Sweep) -> str:
+    """The command of the sweep, as a shell takes it."""
+    return plain(shlex.join(["python", *sweep.command]))
+
+
+def _note(job: Job, state: State) -> str:
+    if state.name == DONE:
+        return _result(state.facts)
+    if state.name == RUNNING:
+        return _progress(job.folder) + plain(state.reason)
+    if state.name == FAILED:
+        return f"exit code {state.exit_code}: {plain(state.reason)}"
+    if state.name in (STOPPED, LOST):
+        return GOES_ON
+    return plain(state.reason)
+
+
+def _result(facts: Mapping[str, Any]) -> str:
+    last = facts["accuracy"][-1]
+    top1 = "none" if last.get("top1_pct") is None else f"{last['top1_pct']:.2f} %"
+    return f"top-1 {top1} ({plain(last['stage'])}), {facts['seconds']['total']:,.1f} s"
+
+
+def _progress(folder: Path) -> str:
+    """The last epoch that the log tells of, or else its last line."""
+    lines = [line[-LONGEST_LINE:] for line in last_lines(folder)]
+    for line in reversed(lines):
+        if found := EPOCH.search(line):
+            label, epoch, epochs, left = found.groups()
+            return f"{plain(label)}: epoch {epoch}/{epochs}, {left} left; "
+    return f"{plain(lines[-1])}; " if lines else ""

@@ -1,0 +1,1 @@
+"""What every process of ours stands on: errors and exit codes, signals, streams, secrets."""

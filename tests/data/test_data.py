@@ -1,0 +1,306 @@
+"""Data sets, and the batches drawn from them, against slow obvious versions."""
+
+import inspect
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import functional as TF
+
+from runners.data.cifar import cifar10
+from runners.data.counter import fold, permutation, random_integers
+from runners.data.digits import digits
+from runners.data.fake import fake
+from runners.data.resident import Images, augmentation
+from runners.data.splits import Splits, make_splits
+from runners.process.errors import DataError
+from support import augmented_epochs
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def some_images(n: int = 23, *, channels: int = 3, height: int = 6, width: int = 5) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8, generator=generator)
+    return Images(pixels, torch.arange(n), MEAN[:channels], STD[:channels])
+
+
+def load_digits(**changes: Any) -> Splits:
+    given: dict[str, Any] = {
+        "num_classes": 10,
+        "channels": 1,
+        "image_size": 16,
+        "test_share": 0.2,
+        "score_share": 0.5,
+        "seed": 0,
+    }
+    given |= {"mean": (0.3,), "std": (0.35,)}
+    return digits(**{**given, **changes})
+
+
+def test_digits_have_the_known_counts_and_every_image_once() -> None:
+    splits = load_digits()
+    # 1,797 digits; a fifth, rounded up, is 360.
+    assert (len(splits.train), len(splits.test), len(splits.score)) == (1437, 360, 718)
+    assert splits.train.pixels.shape[1:] == (1, 16, 16)
+    assert splits.train.pixels.dtype == torch.uint8
+    # Class sizes of load_digits: 178 182 177 183 181 182 181 179 174 180.
+    sizes = torch.tensor([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
+    train, test = (torch.bincount(images.labels, minlength=10) for images in (splits.train, splits.test))
+    assert torch.equal(train + test, sizes)
+    assert ((test - sizes * 360 / 1797).abs() < 1).all()
+
+
+def test_digits_are_the_same_for_the_same_seed_only() -> None:
+    first, again, other = load_digits(), load_digits(), load_digits(seed=1)
+    for part in ("train", "score", "test"):
+        a, b, c = (getattr(splits, part) for splits in (first, again, other))
+        assert torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
+        assert not torch.equal(a.pixels, c.pixels)
+    assert len(other.train) == 1437
+
+    def all_rows(splits: Splits) -> list[bytes]:
+        return sorted(pixels.numpy().tobytes() for images in (splits.train, splits.test) for pixels in images.pixels)
+
+    assert all_rows(first) == all_rows(other)
+
+
+def test_digits_repeat_their_grey_channel_and_fill_the_range() -> None:
+    colour = load_digits(channels=3, mean=MEAN, std=STD)
+    assert torch.equal(colour.train.pixels, load_digits().train.pixels.repeat(1, 3, 1, 1))
+    assert int(colour.train.pixels.max()) == 255 and int(colour.train.pixels.min()) == 0
+
+
+def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
+    images = some_images(100)
+    chosen = [make_splits(images, images, num_classes=100, channels=3, score_share=0.29, seed=seed).score for seed in (0, 0, 1)]
+    assert len(chosen[0]) == 29  # 0.29 * 100 is 28.999999999999996 in floating point
+    assert torch.equal(chosen[0].labels, chosen[1].labels) and not torch.equal(chosen[0].labels, chosen[2].labels)
+    assert torch.equal(chosen[0].pixels, images.pixels[chosen[0].labels])
+    assert len(set(chosen[0].labels.tolist())) == 29
+    assert len(make_splits(images, images, num_classes=100, channels=3, score_share=0.02, seed=0).score) == 2
+    with pytest.raises(DataError, match="score_share=0.01 of 100 training images is 1; at least two"):
+        make_splits(images, images, num_classes=100, channels=3, score_share=0.01, seed=0)
+
+
+def test_example_is_one_normalised_image() -> None:
+    images = some_images()
+    splits = make_splits(images, images, num_classes=23, channels=3, score_share=1, seed=0)
+    expected = TF.normalize(images.pixels[:1].float() / 255, list(MEAN), list(STD))
+    assert splits.example.shape == (1, 3, 6, 5)
+    assert torch.allclose(splits.example, expected, atol=1e-6)
+
+
+def slow_epoch(
+    images: Images, batch_size: int, crop_padding: int, flip: bool, seed: int, epoch: int
+) -> list[tuple[Tensor, Tensor]]:
+    """One image at a time, with torchvision's functions and the same random draws."""
+    key, n, offsets = fold(seed, epoch), len(images), 2 * crop_padding + 1
+    order = permutation(n, key, 0)
+    dy, dx, mirror = (
+        random_integers(torch.arange(n), below, fold(key, draw)).tolist()
+        for draw, below in ((1, offsets), (2, offsets), (3, 1 + flip))
+    )
+    batches = []
+    for start in range(0, n, batch_size):
+        rows = []
+        for i in order[start : start + batch_size].tolist():
+            image = images.pixels[i]
+            height, width = image.shape[-2:]
+            image = TF.hflip(image) if mirror[i] else image
+            image = TF.crop(TF.pad(image, [crop_padding]), dy[i], dx[i], height, width)
+            rows.append(TF.normalize(image.float() / 255, list(images.mean), list(images.std)))
+        batches.append((torch.stack(rows), images.labels[order[start : start + batch_size]]))
+    return batches
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("crop_padding", [0, 1, 4])
+def test_augmented_batches_equal_the_slow_obvious_version(flip: bool, crop_padding: int) -> None:
+    images = some_images()
+    epochs = augmented_epochs(images, batch_size=5, crop_padding=crop_padding, flip=flip)
+    for seed, epoch in ((0, 0), (0, 1), (7, 3)):
+        found, expected = list(epochs(seed, epoch)), slow_epoch(images, 5, crop_padding, flip, seed, epoch)
+        assert [len(labels) for _, labels in found] == [5, 5, 5, 5, 3]
+        for (x, labels), (slow_x, slow_labels) in zip(found, expected, strict=True):
+            assert torch.equal(labels, slow_labels)
+            assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+            assert torch.allclose(x, slow_x, atol=1e-6)
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own() -> None:
+    epochs = augmented_epochs(some_images(50), batch_size=8, crop_padding=2, flip=True)
+    orders = [torch.cat([labels for _, labels in epochs(*key)]).tolist() for key in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def placed(n: int, *, flip: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets and mirroring of n images, read off the pixels of what comes out."""
+    # Two marks, left and right of the centre, which no 9x9 crop out of 17x17 can lose together with the centre.
+    pixels = torch.zeros(n, 1, 9, 9, dtype=torch.uint8)
+    pixels[:, 0] = torch.arange(1, 82, dtype=torch.uint8).reshape(9, 9)
+    images = Images(pixels, torch.arange(n), (0.0,), (1.0,))
+    x, labels = next(augmented_epochs(images, batch_size=n, crop_padding=4, flip=flip)(3, 0))
+    found = (x[labels.argsort(), 0] * 255).round().int().numpy()
+    _, y_centre, x_centre = np.nonzero(found == 41)  # row 4, column 4
+    assert len(y_centre) == n
+    y, x_ = 8 - y_centre, 8 - x_centre
+    rows = found[np.arange(n), y_centre]
+    # In a row that is not mirrored the values grow from left to right wherever the crop lies.
+    inside = [row[row > 0] for row in rows]
+    mirrored = np.array([part[0] > part[-1] for part in inside])
+    return y, x_, mirrored
+
+
+def test_all_offsets_and_both_mirrors_come_equally_often_and_independently() -> None:
+    n = 8100
+    y, x, mirrored = placed(n, flip=True)
+    counts = np.zeros((2, 9, 9))
+    np.add.at(counts, (mirrored.astype(int), y, x), 1)
+    # 162 cells of 50 images each; one in a thousand right generators would fail, and this one is a fixed one.
+    assert chisquare(counts.ravel()).pvalue > 0.001
+    biased = counts.copy()
+    biased[0, 0, :] += 25  # the control: one edge half again as likely
+    assert chisquare(biased.ravel()).pvalue < 0.001
+
+
+def test_nothing_is_mirrored_without_flip() -> None:
+    y, x, mirrored = placed(2000, flip=False)
+    assert not mirrored.any()
+    assert len({*zip(y.tolist(), x.tolist(), strict=True)}) == 81
+
+
+def test_no_padding_and_no_flip_give_the_images_as_they_are() -> None:
+    images = some_images()
+    x, labels = next(augmented_epochs(images, batch_size=23, crop_padding=0, flip=False)(0, 0))
+    assert torch.equal(x, images.normalise(images.pixels[labels]))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crops_are_taken_from_a_view_of_the_padded_images(flip: bool) -> None:
+    images = some_images(10, height=8, width=8)
+    held = inspect.getclosurevars(augmentation(images, crop_padding=4, flip=flip)).nonlocals
+    runs = held["runs"]
+    assert runs.shape == ((1 + flip) * 10 * 3 * 16 * 16 - 23, 24), "every start of a row of 8 pixels of 3 bytes"
+    # Padded to 16x16, once or twice; a copy of all windows would be 81 times the images.
+    assert runs.untyped_storage().nbytes() == (1 + flip) * 10 * 3 * 16 * 16
+
+
+def test_batches_are_the_images_in_order() -> None:
+    images = some_images()
+    batches = list(images.batches(10))
+    assert [len(labels) for _, labels in batches] == [10, 10, 3]
+    assert torch.equal(torch.cat([labels for _, labels in batches]), images.labels)
+    assert torch.equal(torch.cat([x for x, _ in batches]), images.normalise(images.pixels))
+
+
+def splits_of(images: Images, test: Images | None = None, *, num_classes: int = 23, channels: int = 3) -> Splits:
+    return make_splits(
+        images, images if test is None else test, num_classes=num_classes, channels=channels, score_share=0.5, seed=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_classes": 22}, "training labels run from 0 to 22; dataset.num_classes=22 allows 0 to 21; "),
+        ({"images": Images(some_images().pixels, torch.arange(23) - 1, MEAN, STD)}, "training labels run from -1 to 21"),
+        ({"images": some_images().take(torch.arange(0))}, "the training split is empty; "),
+        ({"test": some_images().take(torch.arange(0))}, "the test split is empty; "),
+        ({"channels": 1}, "the training images have 3 channels and dataset.channels=1; "),
+        ({"images": Images(some_images().pixels, torch.arange(23), MEAN[:1], STD)}, "dataset.mean has 1 and dataset.std 3 "),
+        ({"images": Images(some_images().pixels, torch.arange(23), MEAN, STD[:2])}, "dataset.mean has 3 and dataset.std 2 "),
+    ],
+)
+def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: str) -> None:
+    splits_of(some_images())
+    with pytest.raises(DataError) as caught:
+        splits_of(**{"images": some_images(), **changes})
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+
+
+def test_fake_images_have_balanced_labels_and_depend_on_the_seed() -> None:
+    def make(seed: int) -> Splits:
+        return fake(num_images=40, channels=3, image_size=8, num_classes=4, score_share=0.5, mean=MEAN, std=STD, seed=seed)
+
+    first, again, other = make(0), make(0), make(1)
+    assert torch.bincount(first.train.labels).tolist() == [10] * 4
+    assert torch.equal(first.train.pixels, again.train.pixels)
+    assert not torch.equal(first.train.pixels, other.train.pixels)
+    assert not torch.equal(first.train.pixels, first.test.pixels)
+    brightness = torch.stack([first.train.pixels[first.train.labels == label].float().mean() for label in range(4)])
+    assert (brightness.diff() > 20).all()  # a quarter of 127 apart
+
+
+def load_cifar(data_root: Path, **changes: Any) -> Splits:
+    given: dict[str, Any] = {"num_classes": 10, "channels": 3, "score_share": 0.1, "mean": MEAN, "std": STD, "seed": 0}
+    return cifar10(data_root=str(data_root), download_root=str(data_root / "never"), **{**given, **changes})
+
+
+class Canary:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_cifar_says_which_folder_is_missing_and_downloads_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_cifar(tmp_path)
+    assert f"data_root={tmp_path} has no folder 'cifar-10-batches-py'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cifar_reads_no_pickle_with_another_checksum(tmp_path: Path) -> None:
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    canary = tmp_path / "canary"
+    for name in [name for name, _ in CIFAR10.train_list + CIFAR10.test_list] + ["batches.meta"]:
+        (folder / name).write_bytes(pickle.dumps(Canary(canary)))
+    with pytest.raises(DataError) as caught:
+        load_cifar(tmp_path)
+    assert f"the files in {folder} are incomplete or do not have the published checksums" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not canary.exists()
+    pickle.loads((folder / "data_batch_1").read_bytes())
+    assert canary.exists()  # the control: the trap does go off when it is read
+
+
+@pytest.mark.slow
+def test_cifar_has_its_60000_images(real_data: Path) -> None:
+    splits = load_cifar(real_data)
+    assert (len(splits.train), len(splits.test), len(splits.score)) == (50_000, 10_000, 5_000)
+    assert splits.train.pixels.shape[1:] == (3, 32, 32)
+    assert torch.bincount(splits.train.labels).tolist() == [5000] * 10
+    assert torch.bincount(splits.test.labels).tolist() == [1000] * 10
+    # Mean of the training pixels, channel by channel: 0.4914 0.4822 0.4465 in every code that normalises CIFAR-10.
+    mean = splits.train.pixels.permute(1, 0, 2, 3).flatten(1).double().mean(1) / 255
+    assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
+def test_cifar_refuses_one_changed_file_among_right_ones(real_data: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for path in (real_data / CIFAR10.base_folder).iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    canary = tmp_path / "canary"
+    (folder / name).unlink()
+    (folder / name).write_bytes(pickle.dumps(Canary(canary)))
+    with pytest.raises(DataError):
+        load_cifar(tmp_path)
+    assert not canary.exists()

@@ -1,0 +1,260 @@
+"""Downloads: what comes is what was published, or nothing is there; no archive writes where it was not asked to."""
+
+import fcntl
+import hashlib
+import io
+import os
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from runners.data import download
+from runners.data.cifar import ARCHIVE
+from runners.data.download import Archive, prepare, wrong_file
+from runners.process.errors import DataError, ResourceError
+
+FILES = {"batches/one": os.urandom(3000), "batches/two": os.urandom(2000)}
+
+
+def packed(*, extra: Callable[[tarfile.TarFile], None] = lambda tar: None, left_out: str = "") -> bytes:
+    """A .tar.gz of the files."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        extra(tar)
+        for name, data in FILES.items():
+            if name != left_out:
+                add(tar, name, data)
+    return content.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def link(tar: tarfile.TarFile, name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, to
+    tar.addfile(member)
+
+
+def published(url: str, content: bytes) -> Archive:
+    """An archive whose published hashes are those of `content`."""
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    return Archive(url, len(content), hashlib.sha256(content).hexdigest(), files)
+
+
+@dataclass
+class Server:
+    """Path -> what it answers, after so many seconds; notes what was asked for."""
+
+    address: str = ""
+    answers: dict[str, bytes] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server without https, which is allowed here alone."""
+    monkeypatch.setattr(download, "SCHEME", "http://")
+    found = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.asked.append(self.path)
+            time.sleep(found.seconds)
+            if to := found.redirects.get(self.path):
+                self.send_response(302)
+                self.send_header("Location", to)
+                self.end_headers()
+                return
+            self.send_response(200 if self.path in found.answers else 404)
+            self.end_headers()
+            self.wfile.write(found.answers.get(self.path, b""))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        found.address = f"http://127.0.0.1:{http.server_address[1]}"
+        thread = threading.Thread(target=partial(http.serve_forever, poll_interval=0.01))
+        thread.start()
+        yield found
+        http.shutdown()
+        thread.join()
+
+
+def serve(server: Server, content: bytes) -> Archive:
+    server.answers["/a.tar.gz"] = content
+    return published(f"{server.address}/a.tar.gz", content)
+
+
+def test_what_was_published_is_fetched_once_and_unpacked(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed())
+    for _ in range(2):
+        prepare(archive, tmp_path)
+    assert wrong_file(archive, tmp_path) == "" and len(server.asked) == 1
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == FILES
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_missing_or_changed_file_is_unpacked_again_without_a_network(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed())
+    prepare(archive, tmp_path)
+    changed = bytearray(FILES["batches/one"])
+    changed[7] ^= 1
+    (tmp_path / "batches/one").write_bytes(changed)
+    (tmp_path / "batches/two").unlink()
+    assert wrong_file(archive, tmp_path).startswith("batches/one has the SHA-256 ")
+    prepare(archive, tmp_path)
+    assert wrong_file(archive, tmp_path) == "" and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (lambda whole: whole[:-100], "bytes with the SHA-256 .*; published are "),
+        (lambda whole: whole + b"x" * (3 << 20), "gave more than "),
+        (lambda whole: whole[:50] + bytes([whole[50] ^ 1]) + whole[51:], "bytes with the SHA-256 "),
+        (lambda whole: b"<!DOCTYPE html><html>not found</html>", "gave 37 bytes with the SHA-256 "),
+    ],
+)
+def test_a_download_that_is_not_what_was_published_leaves_nothing(
+    sent: Callable[[bytes], bytes], told: str, server: Server, tmp_path: Path
+) -> None:
+    archive = serve(server, packed())
+    server.answers["/a.tar.gz"] = sent(server.answers["/a.tar.gz"])
+    with pytest.raises(DataError, match=told) as caught:
+        prepare(archive, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [".a.tar.gz.lock"]
+
+
+def test_a_broken_archive_that_lies_there_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed())
+    (tmp_path / "a.tar.gz").write_bytes(server.answers["/a.tar.gz"][:500])
+    prepare(archive, tmp_path)
+    assert wrong_file(archive, tmp_path) == ""
+
+
+def test_what_a_killed_download_left_is_not_taken_and_goes_after_a_while(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed())
+    old, young = tmp_path / ".a.tar.gz.77.part", tmp_path / ".a.tar.gz.78.part"
+    for part in (old, young):
+        part.write_bytes(server.answers["/a.tar.gz"][:500])
+    before = time.time() - 2 * download.LEFT_BEHIND_SECONDS
+    os.utime(old, (before, before))
+    prepare(archive, tmp_path)
+    assert wrong_file(archive, tmp_path) == "" and not old.exists() and young.exists()
+
+
+def test_without_a_network_one_line_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SCHEME", "http://")
+    archive = published("http://127.0.0.1:1/a.tar.gz", packed())
+    with pytest.raises(DataError, match=r"could not be downloaded to .* \(.*refused.*\); .*; .* give data_root=DIR"):
+        prepare(archive, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/a.tar.gz", "ftp://example.org/a.tar.gz", "file:///etc/passwd"])
+def test_only_https_is_downloaded_from(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no address to download from; only https://... is"):
+        prepare(published(url, packed()), tmp_path)
+
+
+def test_a_redirect_to_another_scheme_is_not_followed(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed())
+    server.redirects["/old.tar.gz"] = archive.url
+    prepare(replace(archive, url=f"{server.address}/old.tar.gz"), tmp_path / "same")
+    server.redirects["/old.tar.gz"] = "ftp://127.0.0.1/a.tar.gz"
+    with pytest.raises(DataError, match="ftp://127.0.0.1/a.tar.gz is no address"):
+        prepare(replace(archive, url=f"{server.address}/old.tar.gz"), tmp_path / "other")
+
+
+def test_members_that_nobody_asked_for_are_not_written(server: Server, tmp_path: Path) -> None:
+    def hostile(tar: tarfile.TarFile) -> None:
+        add(tar, "../escaped", b"x")
+        add(tar, f"{tmp_path}/absolute", b"x")
+        link(tar, "batches", str(tmp_path / "elsewhere"))
+
+    (tmp_path / "elsewhere").mkdir()
+    content = packed(extra=hostile)
+    prepare(serve(server, content), tmp_path / "data")
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "data"} and not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "control").mkdir()
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:  # the control: these do escape
+        tar.extractall(tmp_path / "control", filter="fully_trusted")
+    assert (tmp_path / "escaped").exists() and (tmp_path / "elsewhere" / "one").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_wanted_file_that_is_a_link_is_refused(kind: bytes, server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed(left_out="batches/one", extra=lambda tar: link(tar, "batches/one", "/etc/passwd", kind)))
+    with pytest.raises(DataError, match="holds batches/one as a link; a plain file is needed"):
+        prepare(archive, tmp_path)
+    assert not (tmp_path / "batches").exists()
+
+
+@pytest.mark.parametrize("content", [packed(left_out="batches/one"), b"no archive" * 99])
+def test_what_cannot_be_unpacked_is_one_line(content: bytes, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a.tar.gz cannot be unpacked"):
+        prepare(serve(server, content), tmp_path)
+
+
+def test_a_member_with_another_content_is_refused(server: Server, tmp_path: Path) -> None:
+    archive = serve(server, packed(left_out="batches/one", extra=lambda tar: add(tar, "batches/one", bytes(3000))))
+    with pytest.raises(DataError, match="a.tar.gz holds batches/one with 3000 bytes with the SHA-256 "):
+        prepare(archive, tmp_path)
+    assert not list(tmp_path.rglob("one"))
+
+
+def test_a_full_disk_is_no_fault_of_the_data(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = serve(server, packed())
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="cannot be written .No space left on device"):
+        prepare(archive, tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_of_many_that_need_the_same_files_one_fetches_them(
+    locks: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As threads, which a lock on a file keeps apart just as it does processes."""
+    archive = serve(server, packed())
+    server.seconds = 0.2
+    if not locks:
+        monkeypatch.setattr(download, "_alone", lambda path: nullcontext())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: prepare(archive, tmp_path), range(4)))
+    assert wrong_file(archive, tmp_path) == "" and not list(tmp_path.rglob("*.part"))
+    assert (len(server.asked) == 1) is locks  # the control: without the lock they all fetch, and the files are right
+
+
+def test_a_file_system_without_locks_is_used_without(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: object, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    prepare(archive := serve(server, packed()), tmp_path)
+    assert wrong_file(archive, tmp_path) == ""
+
+
+def test_the_published_cifar10_is_pinned() -> None:
+    assert ARCHIVE.url.startswith("https://") and ARCHIVE.name == "cifar-10-python.tar.gz"
+    assert len(ARCHIVE.files) == 7 and {len(digest) for digest in (ARCHIVE.sha256, *ARCHIVE.files.values())} == {64}

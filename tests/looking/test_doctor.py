@@ -1,0 +1,135 @@
+"""The doctor finds a place fit, and finds what makes it unfit."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchvision.datasets import CIFAR10
+
+from runners.looking import disk, doctor
+from runners.looking.doctor import verdict
+from runners.looking.finding import Finding
+from runners.storage.store import Store
+
+KEY = "ab" + "0" * 30
+
+
+def is_left_as_it_was(folder: Path) -> bool:
+    return [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_a_place_that_is_fit_gets_a_verdict(tmp_path: Path) -> None:
+    store, outputs = tmp_path / "outputs" / "store", tmp_path / "outputs"
+    seen = doctor.run(store=str(store), outputs=str(outputs), data_root=None, device="cpu", verify=True, lock="auto")
+    lines = seen.text.splitlines()
+    assert seen.exit_code == 0
+    what = ["versions", "store", "outputs", "lock", "devices", "data", "slurm", "stored"]
+    assert [line.split()[1] for line in lines[:-1]] == what and not any(line.startswith("failed") for line in lines)
+    assert lines[-1] in ("verdict: ok", "verdict: warning")
+    [lock] = [line for line in lines if " lock " in line]
+    assert lock.startswith("ok") and "of two processes one waits, and goes on" in lock
+    assert is_left_as_it_was(tmp_path)
+
+
+def test_a_place_that_is_not_fit_has_the_exit_code_of_resources(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    seen = doctor.run(
+        store=str(tmp_path / "file"), outputs=str(tmp_path), data_root=None, device="cpu", verify=False, lock="none"
+    )
+    assert seen.exit_code == 6 and seen.text.endswith("verdict: failed")
+
+
+def test_processes_that_do_not_wait_for_each_other_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "HOLD", 'import time\nprint("held", flush=True)\ntime.sleep(60)')
+    found = disk.excludes(tmp_path, "flock")
+    assert found.verdict == "warning" and "does not keep two processes apart" in found.line
+    monkeypatch.setattr(disk, "HOLD", "raise SystemExit(1)")
+    assert "cannot be taken" in disk.excludes(tmp_path, "flock").line
+    assert disk.excludes(tmp_path, "none").verdict == "warning"
+
+
+@pytest.mark.parametrize("broken", ["is ignored", "copies", "replaces folders"])
+def test_a_folder_whose_rename_is_none_is_found(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if broken == "copies" and self.is_file():
+            target.write_bytes(self.read_bytes())
+        elif broken == "replaces folders" and target.is_dir():
+            (self / "file").replace(target / "file")
+        elif broken != "is ignored":
+            return original(self, target)
+        return target
+
+    assert disk.takes_files("store", tmp_path).verdict == "ok"
+    monkeypatch.setattr(Path, "rename", rename)
+    found = disk.takes_files("store", tmp_path)
+    assert found.verdict == "failed" and "choose another store=DIR" in found.line and is_left_as_it_was(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_finding_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    found = {one.what: one for one in doctor.doctor(tmp_path / "store", tmp_path, None, "cpu")}
+    assert found["store"].verdict == "failed" and "FileExistsError" in found["store"].line
+    assert found["outputs"].verdict == "ok"
+
+
+def test_a_device_that_is_not_there_is_found() -> None:
+    assert doctor.devices("cpu").verdict == doctor.devices("auto").verdict == "ok"
+    assert doctor.devices("cuda:63").verdict == "failed"
+
+
+def test_data_that_is_missing_or_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {name: name.encode() * 50 for name in ("a", "b", "meta")}
+    listed: list[list[str]] = [[name, hashlib.md5(content[name]).hexdigest()] for name in ("a", "b")]
+    monkeypatch.setattr(CIFAR10, "train_list", listed[:1])
+    monkeypatch.setattr(CIFAR10, "test_list", listed[1:])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "md5": hashlib.md5(content["meta"]).hexdigest()})
+    assert doctor.data(tmp_path).verdict == "failed"
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for name, value in content.items():
+        (folder / name).write_bytes(value)
+    assert doctor.data(tmp_path) == Finding("data", "ok", f"{folder}: all 3 files have the published checksums")
+    (folder / "b").write_bytes(content["b"][:-1] + b"c")
+    assert doctor.data(tmp_path).verdict == "failed" and ": b;" in doctor.data(tmp_path).line
+
+
+@pytest.mark.parametrize(("body", "expected"), [("exit 0", "ok"), ("exit 1", "warning"), ("exec sleep 5", "warning")])
+def test_slurm_that_does_not_answer_is_found(body: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sinfo", "sacct"):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body if name == 'sacct' else 'exit 0'}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = doctor.slurm()
+    assert found.verdict == expected and ("sacct did not answer" in found.line) == (expected == "warning")
+
+
+def fill(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"weights")
+
+
+def damaged(entry: Path) -> None:
+    path = entry / "weights.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("damage", [damaged, lambda entry: (entry / "manifest.json").unlink(), lambda entry: None])
+def test_every_stored_result_is_hashed_again(damage: Callable[[Path], Any], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(3):
+        store.publish("trained", f"{number}{KEY[1:]}", fill)
+    entry = tmp_path / "trained" / "1b" / f"1{KEY[1:]}"
+    damage(entry)
+    found = doctor.verify(tmp_path)
+    unharmed = (entry / "manifest.json").exists() and (entry / "weights.bin").read_bytes() == b"weights"
+    assert found.verdict == ("ok" if unharmed else "failed") and entry.exists()
+    assert found.line.startswith("all 3 have" if unharmed else "1 of 3 are damaged (trained 1b00000000)")
+
+
+def test_the_verdict_is_the_worst() -> None:
+    ok, warning, failed = (Finding("a", name, "") for name in ("ok", "warning", "failed"))
+    assert [verdict(found) for found in ([], [ok], [ok, warning], [failed, warning])] == ["ok", "ok", "warning", "failed"]

@@ -1,0 +1,94 @@
+"""What a network costs, against counts worked out by hand."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exactness import half_of_ranked, images
+from models.cifar_resnet import cifar_resnet
+from runners.command.summary import slower_than_its_macs
+from runners.measuring.cost import cost
+from runners.pruning.remove import remove
+from runners.tracing.channels import trace_channels
+
+MAP = 8 * 8 * 4  # bytes of one channel of 8x8 fp32 pixels
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + 1
+        return self.conv(self.conv(y)) + y
+
+
+class Views(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        return y.flatten(1).view(1, 3, 8, 8).transpose(1, 2).add_(1)
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "channels_alive"),
+    [
+        # The image (3) stays to the end; an operation needs its input and its output at once.
+        (lambda: conv(3, 6), 3 + 6),
+        (lambda: nn.Sequential(conv(3, 6), nn.ReLU(), conv(6, 4)), 3 + 6 + 6),
+        (lambda: nn.Sequential(conv(3, 6), nn.ReLU(inplace=True), conv(6, 4)), 3 + 6 + 4),
+        (lambda: nn.Sequential(conv(3, 2), conv(2, 20), conv(20, 1)), 3 + 2 + 20),
+        (lambda: nn.Sequential(conv(3, 2), conv(2, 4), conv(4, 8)), 3 + 4 + 8),
+        # What the sum needs (3 more) is alive in both convolutions.
+        (Residual, 3 + 3 + 3 + 3),
+        (Views, 3 + 3),
+    ],
+)
+def test_peak_of_activations_by_hand(network: Callable[[], nn.Module], channels_alive: int) -> None:
+    assert cost(network(), images(8, torch.float32, n=1), seconds=0.001).peak_activation_bytes == channels_alive * MAP
+
+
+def test_activations_of_a_pruned_network_are_fewer_and_repeat() -> None:
+    x = images(32, torch.float32, n=1)
+    network = cifar_resnet(depth=20, num_classes=10)
+    channels = trace_channels(network, x)
+    smaller = remove(network, channels, half_of_ranked(channels))
+    before, again, after = (cost(net, x, seconds=0.001) for net in (network, network, smaller))
+    assert before.peak_activation_bytes == again.peak_activation_bytes > after.peak_activation_bytes
+    assert (before.batch, before.dtype, before.device, before.threads) == (1, "float32", "cpu", torch.get_num_threads())
+
+
+@pytest.mark.parametrize(
+    ("network", "macs"),
+    [
+        (nn.Conv2d(6, 4, 3, padding=1, groups=2), 4 * 3 * 9 * 64),
+        (nn.Conv2d(6, 6, 3, padding=1, groups=6), 6 * 9 * 64),
+        # Every pixel of the input meets every weight.
+        (nn.ConvTranspose2d(6, 4, 2, 2), 6 * 4 * 4 * 64),
+        (nn.Sequential(nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 64, 5)), 6 * 64 * 5),
+    ],
+)
+def test_macs_by_hand(network: nn.Module, macs: int) -> None:
+    assert cost(network, torch.zeros(1, 6, 8, 8), seconds=0.001).macs == macs
+
+
+def measured(trained_ms: float, tuned_ms: float, tuned_macs: int) -> pd.DataFrame:
+    conditions = {"latency_batch": 1, "latency_dtype": "float32", "latency_device": "cpu", "latency_threads": 2}
+    rows = [("trained", 100, trained_ms), ("pruned", tuned_macs, 1.0), ("tuned", tuned_macs, tuned_ms)]
+    return pd.DataFrame(rows, columns=["stage", "macs", "latency_ms"]).assign(**conditions)
+
+
+def test_the_summary_says_when_macs_fall_and_latency_does_not() -> None:
+    assert slower_than_its_macs(measured(5.0, 5.2, 40)) == (
+        "MACs fell by 60 %, latency did not: trained 5.00 ms, tuned 5.20 ms (batch 1, float32, cpu, 2 threads)."
+    )
+    assert slower_than_its_macs(measured(5.0, 4.95, 40)), "a hundredth is noise"
+    assert slower_than_its_macs(measured(5.0, 4.0, 40)) == ""
+    assert slower_than_its_macs(measured(5.0, 5.2, 100)) == "", "nothing was removed"

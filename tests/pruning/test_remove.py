@@ -1,0 +1,581 @@
+"""Removing filters for good computes what zeroing them computes, or is refused."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as tv
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.std_conv import StdConv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from exactness import assert_removed_is_masked, difference, half_of_ranked, images, output, randomised, share_of_free_groups
+from models.cifar_resnet import cifar_resnet
+from runners.measuring.cost import cost
+from runners.process.errors import ConfigError
+from runners.pruning.remove import mask, remove
+from runners.tracing.channels import Removed, trace_channels
+
+
+class Net(nn.Module):
+    """Layers and what to do with them."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.body = body
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+def conv(inputs: int, outputs: int, **kwargs: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **kwargs)
+
+
+def plain(middle: Callable[[Any, Tensor], Any], *, width: int = 6, **layers: nn.Module | nn.Parameter) -> Net:
+    """conv a (6 filters), `middle`, conv b reading `width` channels, mean, linear layer."""
+    return Net(
+        lambda m, x: m.head(m.b(middle(m, m.a(x))).mean((2, 3))),
+        **{"a": conv(3, 6), "b": conv(width, 4), "head": nn.Linear(4, 2)} | layers,
+    )
+
+
+def flat(middle: Callable[[Tensor], Tensor]) -> Net:
+    """conv a, `middle` makes a row of 6 * 4 * 4 features an image, a hidden layer, ReLU, linear layer."""
+    return Net(
+        lambda m, x: m.head(torch.relu(m.hidden(middle(F.max_pool2d(m.a(x), 2))))),
+        a=conv(3, 6),
+        hidden=nn.Linear(6 * 16, 8),
+        head=nn.Linear(8, 2),
+    )
+
+
+def squeeze_excitation(m: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(m.up(F.silu(m.down(x.mean((2, 3), keepdim=True)))))
+
+
+def product(parts: Any) -> Tensor:
+    return parts[0] * parts[1]
+
+
+def crossed(parts: Any) -> Tensor:
+    return torch.cat([parts[1], parts[0]], 1)
+
+
+def unite(m: Any, x: Tensor) -> Tensor:
+    return m.c(x) + x
+
+
+def one_weight_twice() -> Net:
+    network = plain(lambda m, x: m.c2(m.c(x)), c=conv(6, 6), c2=conv(6, 6))
+    network.get_submodule("c2").weight = network.get_parameter("c.weight")
+    return network
+
+
+WIDTH = "which depends on the width"
+NUMBER = "reaches b as a number other than zero"
+TIED = "tied to "
+UNEVEN = "is read or written unevenly by the groups of "
+# name -> (network, what stands in the way of each convolution; "" is nothing)
+SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
+    "plain": (lambda: plain(lambda m, x: torch.relu(x)), {"a": "", "b": ""}),
+    "bias without BatchNorm": (lambda: plain(lambda m, x: F.gelu(x), a=conv(3, 6, bias=True)), {"a": "", "b": ""}),
+    "BatchNorm": (lambda: plain(lambda m, x: m.bn(x).relu(), bn=nn.BatchNorm2d(6)), {"a": "", "b": ""}),
+    "BatchNorm without affine": (
+        lambda: plain(lambda m, x: m.bn(x), bn=nn.BatchNorm2d(6, affine=False)),
+        {"a": NUMBER, "b": ""},
+    ),
+    "BatchNorm without affine, then with": (
+        lambda: plain(lambda m, x: m.bn2(m.bn(x)), bn=nn.BatchNorm2d(6, affine=False), bn2=nn.BatchNorm2d(6)),
+        {"a": "", "b": ""},
+    ),
+    "BatchNorm of two": (
+        lambda: plain(lambda m, x: m.bn(x) + m.bn(m.c(x)), bn=nn.BatchNorm2d(6), c=conv(6, 6)),
+        {"a": TIED + "c", "c": TIED + "a", "b": ""},
+    ),
+    "BatchNorm behind the hidden layer": (
+        lambda: Net(
+            lambda m, x: m.head(m.bn(m.hidden(m.a(x).mean((2, 3))))),
+            a=conv(3, 6),
+            hidden=nn.Linear(6, 8),
+            bn=nn.BatchNorm1d(8),
+            head=nn.Linear(8, 2),
+        ),
+        {"a": ""},
+    ),
+    "concat": (
+        lambda: plain(lambda m, x: torch.cat([x, m.c(x), x], 1), width=16, c=conv(6, 4)),
+        {"a": "", "c": "", "b": ""},
+    ),
+    "concat, one BatchNorm": (
+        lambda: plain(lambda m, x: m.bn(torch.cat((m.c(x), x), 1)), width=10, c=conv(6, 4), bn=nn.BatchNorm2d(10)),
+        {"a": "", "c": "", "b": ""},
+    ),
+    "sum": (lambda: plain(unite, c=conv(6, 6)), {"a": TIED + "c", "c": TIED + "a", "b": ""}),
+    "difference": (lambda: plain(lambda m, x: m.c(x) - x, c=conv(6, 6)), {"a": TIED + "c", "c": TIED + "a", "b": ""}),
+    "product": (lambda: plain(lambda m, x: m.c(x) * x, c=conv(6, 6)), {"a": TIED + "c", "c": TIED + "a", "b": ""}),
+    "gate": (
+        lambda: plain(squeeze_excitation, down=nn.Conv2d(6, 5, 1), up=nn.Conv2d(5, 6, 1)),
+        {"a": TIED + "up", "up": TIED + "a", "down": "", "b": ""},
+    ),
+    "gate without product": (lambda: plain(lambda m, x: torch.sigmoid(x)), {"a": NUMBER, "b": ""}),
+    "hard gate, halved": (lambda: plain(lambda m, x: F.hardsigmoid(x) / 2), {"a": NUMBER, "b": ""}),
+    "product of gates": (
+        lambda: plain(lambda m, x: torch.sigmoid(x) * torch.sigmoid(m.c(x)), c=conv(6, 6)),
+        {"a": NUMBER, "c": "reaches", "b": ""},
+    ),
+    "gate into a linear layer": (
+        lambda: Net(lambda m, x: m.head(m.a(x).mean((2, 3)).sigmoid()), a=conv(3, 6), head=nn.Linear(6, 2)),
+        {"a": "reaches head as a number other than zero"},
+    ),
+    "gate into a depthwise convolution": (
+        lambda: plain(lambda m, x: m.dw(torch.sigmoid(x)), dw=conv(6, 6, groups=6)),
+        {"a": "reaches dw as a number", "dw": "reaches dw as a number", "b": ""},
+    ),
+    "a constant added": (lambda: plain(lambda m, x: 0.5 + x), {"a": NUMBER, "b": ""}),
+    "subtracted from a constant": (lambda: plain(lambda m, x: 1 - x), {"a": NUMBER, "b": ""}),
+    "zero added": (lambda: plain(lambda m, x: x + 0), {"a": "", "b": ""}),
+    "a constant added before BatchNorm": (
+        lambda: plain(lambda m, x: m.bn(x + 1), bn=nn.BatchNorm2d(6)),
+        {"a": "", "b": ""},
+    ),
+    "a parameter added": (
+        lambda: plain(lambda m, x: x + m.shift, shift=nn.Parameter(torch.randn(6, 1, 1))),
+        {"a": "a parameter of the network", "b": ""},
+    ),
+    "scaled and divided": (lambda: plain(lambda m, x: 3 * x / 2), {"a": "", "b": ""}),
+    "divided by": (lambda: plain(lambda m, x: 1 / (x + 9)), {"a": "passes truediv", "b": ""}),
+    "depthwise": (
+        lambda: plain(lambda m, x: m.bn(m.dw(x)), dw=conv(6, 6, groups=6), bn=nn.BatchNorm2d(6)),
+        {"a": TIED + "dw", "dw": TIED + "a", "b": ""},
+    ),
+    "several filters a channel": (
+        lambda: plain(lambda m, x: m.dw(x), width=12, dw=conv(6, 12, groups=6)),
+        {"a": TIED + "dw", "dw": TIED + "a", "b": ""},
+    ),
+    "grouped": (lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, groups=2)), {"a": "", "c": "", "b": ""}),
+    "grouped, other widths": (
+        lambda: plain(lambda m, x: m.bn(m.c(x)), width=9, c=conv(6, 9, groups=3), bn=nn.BatchNorm2d(9)),
+        {"a": "", "c": "", "b": ""},
+    ),
+    "grouped twice, groups in groups": (
+        lambda: plain(lambda m, x: m.d(m.c(x)), width=4, a=conv(3, 8), c=conv(8, 8, groups=2), d=conv(8, 4, groups=4)),
+        {"a": "", "c": "", "d": "", "b": ""},
+    ),
+    "grouped twice, groups across groups": (
+        lambda: plain(lambda m, x: m.d(m.c(x)), c=conv(6, 6, groups=2), d=conv(6, 6, groups=3)),
+        {"a": "", "c": UNEVEN + "c", "d": "", "b": ""},
+    ),
+    "grouped, reading two layers": (
+        lambda: plain(lambda m, x: m.d(torch.cat([x, m.c(x)], 1)), width=4, c=conv(6, 6), d=conv(12, 4, groups=2)),
+        {"a": UNEVEN + "d", "c": UNEVEN + "d", "d": "", "b": ""},
+    ),
+    "grouped, reading a layer twice": (
+        lambda: plain(lambda m, x: m.d(torch.cat([x, x], 1)), width=4, d=conv(12, 4, groups=2)),
+        {"a": "", "d": "", "b": ""},
+    ),
+    "grouped in a residual sum": (
+        lambda: plain(lambda m, x: m.c(x) + x, c=conv(6, 6, groups=2)),
+        {"a": TIED + "c", "c": TIED + "a", "b": ""},
+    ),
+    "transposed": (
+        lambda: plain(lambda m, x: m.bn(m.up(x)), width=5, up=nn.ConvTranspose2d(6, 5, 2, 2), bn=nn.BatchNorm2d(5)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed with padding on one side": (
+        lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 3, 2, padding=1, output_padding=1, dilation=2)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed, grouped": (
+        lambda: plain(lambda m, x: m.up(x), up=nn.ConvTranspose2d(6, 6, 2, 2, groups=2)),
+        {"a": "", "up": "", "b": ""},
+    ),
+    "transposed, depthwise": (
+        lambda: plain(lambda m, x: m.up(x), width=12, up=nn.ConvTranspose2d(6, 12, 2, 2, groups=6)),
+        {"a": TIED + "up", "up": TIED + "a", "b": ""},
+    ),
+    "padding by name": (
+        lambda: plain(lambda m, x: m.c(x), c=nn.Conv2d(6, 6, 3, padding="same", dilation=2)),
+        {"a": "", "c": "", "b": ""},
+    ),
+    "softmax": (lambda: plain(lambda m, x: x.softmax(1)), {"a": "passes softmax", "b": ""}),
+    "GroupNorm": (lambda: plain(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)), {"a": "passes norm", "b": ""}),
+    "shared module used twice": (
+        lambda: plain(lambda m, x: m.c(torch.relu(m.c(x))), c=conv(6, 6)),
+        {"a": TIED + "c", "c": TIED + "a", "b": ""},
+    ),
+    "PReLU": (lambda: plain(lambda m, x: m.act(x), act=nn.PReLU(6, init=-0.3)), {"a": "", "b": ""}),
+    "PReLU with one parameter": (lambda: plain(lambda m, x: m.act(x), act=nn.PReLU()), {"a": "", "b": ""}),
+    "flatten": (lambda: flat(lambda x: x.flatten(1)), {"a": ""}),
+    "flatten by view": (lambda: flat(lambda x: x.view(x.size(0), -1)), {"a": ""}),
+    "flatten by reshape": (lambda: flat(lambda x: x.reshape((x.shape[0], -1))), {"a": ""}),
+    "flatten with the width written down": (lambda: flat(lambda x: x.view(-1, 96)), {"a": WIDTH}),
+    "flatten the other way": (lambda: flat(lambda x: x.permute(0, 2, 3, 1).flatten(1)), {"a": ""}),
+    "zero channels on both sides": (lambda: plain(lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 1)), width=9), {"a": "", "b": ""}),
+    "BatchNorm of zero channels": (
+        lambda: plain(lambda m, x: m.bn(F.pad(x, (0, 0, 0, 0, 2, 0))), width=8, bn=nn.BatchNorm2d(8)),
+        {"a": "", "b": ""},
+    ),
+    "zero channels added": (
+        lambda: plain(lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 2)) + m.c(x), width=8, c=conv(6, 8)),
+        {"a": TIED + "c", "c": "meets the zero channels of a padded shortcut", "b": ""},
+    ),
+    "depthwise of zero channels": (
+        lambda: plain(lambda m, x: m.dw(F.pad(x, (0, 0, 0, 0, 2, 0))), width=8, dw=conv(8, 8, groups=8)),
+        {"a": TIED + "dw", "dw": "filters a channel that is always zero", "b": ""},
+    ),
+    "chunk": (lambda: plain(lambda m, x: product(x.chunk(2, 1)), width=3), {"a": WIDTH, "b": ""}),
+    "slice of channels": (lambda: plain(lambda m, x: x[:, :4], width=4), {"a": WIDTH, "b": ""}),
+    "slice of pixels": (lambda: plain(lambda m, x: x[:, :, ::2, 1:]), {"a": "", "b": ""}),
+    "pixel shuffle": (lambda: plain(lambda m, x: F.pixel_shuffle(x, 2), width=2, a=conv(3, 8)), {"a": WIDTH, "b": ""}),
+    "mean over pixels": (lambda: plain(lambda m, x: x.mean([2, 3], keepdim=True)), {"a": "", "b": ""}),
+    "mean taken away": (lambda: plain(lambda m, x: x - x.mean((2, 3), keepdim=True)), {"a": "", "b": ""}),
+    "mean over channels": (lambda: plain(lambda m, x: x.mean(1, keepdim=True), width=1), {"a": "is summed over", "b": ""}),
+    "largest pixel": (lambda: plain(lambda m, x: x.amax((2, 3), keepdim=True)), {"a": "", "b": ""}),
+    "pooled and enlarged": (
+        lambda: plain(lambda m, x: F.interpolate(F.max_pool2d(x, 3, 2, 1), size=5)),
+        {"a": "", "b": ""},
+    ),
+    "channels last in between": (
+        lambda: plain(lambda m, x: m.l(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), l=nn.Linear(6, 6)),
+        {"a": "", "b": ""},
+    ),
+    "pixels mixed": (lambda: plain(lambda m, x: m.l(x), l=nn.Linear(8, 8)), {"a": "channels mixed", "b": ""}),
+    "dead code": (lambda: plain(lambda m, x: (m.dead(x), x)[1], dead=conv(6, 5)), {"a": "", "dead": "", "b": ""}),
+    "output of a convolution": (
+        lambda: Net(lambda m, x: m.b(m.a(x)), a=conv(3, 6), b=conv(6, 4)),
+        {"a": "", "b": "network output"},
+    ),
+    "several outputs": (
+        lambda: Net(lambda m, x: {"end": (m.b(m.a(x)), m.c(x))}, a=conv(3, 6), b=conv(6, 4), c=conv(3, 2)),
+        {"a": "", "b": "network output", "c": "network output"},
+    ),
+}
+
+# Rarer, and easily got wrong: each must be refused or exact; no claim which.
+REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
+    "constant channels": lambda: plain(lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 1), value=4.0), width=7),
+    "pixels of zeros": lambda: plain(lambda m, x: F.pad(x, (1, 1, 1, 1))),
+    "pixels of ones": lambda: plain(lambda m, x: F.pad(x, (1, 1, 1, 1), value=1.0)),
+    "made constant added": lambda: plain(lambda m, x: x + torch.full((x.size(0), 6, 1, 1), 5.0, dtype=x.dtype)),
+    "made constant concatenated": lambda: plain(
+        lambda m, x: torch.cat([x, torch.full((x.size(0), 2, 8, 8), 4.0, dtype=x.dtype)], 1), width=8
+    ),
+    "scaled by a parameter": lambda: plain(lambda m, x: x * m.scale, scale=nn.Parameter(torch.tensor(2.0))),
+    "scaled by a parameter of zero": lambda: plain(
+        lambda m, x: m.c(x) * m.scale + x, c=conv(6, 6), scale=nn.Parameter(torch.tensor(0.0))
+    ),
+    "shifted by a parameter": lambda: plain(lambda m, x: x + m.shift, shift=nn.Parameter(torch.tensor(5.0))),
+    "keyword argument of a function": lambda: plain(lambda m, x: torch.mul(x, other=m.c(x)), c=conv(6, 6)),
+    "keyword arguments of a sum": lambda: plain(lambda m, x: torch.add(input=x, other=m.c(x)), c=conv(6, 6)),
+    "keyword argument of a module": lambda: plain(lambda m, x: m.c(input=x), c=conv(6, 6)),
+    "sum with a factor": lambda: plain(lambda m, x: torch.add(m.c(x), x, alpha=-2), c=conv(6, 6)),
+    "mean with a dtype": lambda: plain(lambda m, x: x.mean((2, 3), keepdim=True, dtype=torch.float64).to(x.dtype)),
+    "sigmoid in place": lambda: plain(lambda m, x: (x.sigmoid_(), x)[1]),
+    "sum in place": lambda: plain(lambda m, x: (x.add_(1.0), x)[1]),
+    "fill in place": lambda: plain(lambda m, x: (x.fill_(2.0), x)[1]),
+    "item assigned": lambda: plain(lambda m, x: (x.__setitem__((slice(None), 0), 1.0), x)[1]),
+    "view changed in place": lambda: plain(lambda m, x: (x.flatten(2).sigmoid_(), x)[1]),
+    "changed in place under a view": lambda: plain(lambda m, x: ((y := x.flatten(2)), x.add_(1.0), y)[2].unflatten(2, (8, 8))),
+    "one pixel changed in place": lambda: plain(lambda m, x: (x[:, :, 0].add_(1.0), x)[1]),
+    "weight normalised": lambda: plain(lambda m, x: m.c(x), c=weight_norm(conv(6, 6))),
+    "convolution with weights standardised": lambda: plain(lambda m, x: m.c(x), c=StdConv2d(6, 6, 3, padding=1)),
+    "BatchNorm with a sigmoid inside": lambda: plain(lambda m, x: m.bn(x), bn=BatchNormAct2d(6, act_layer=nn.Sigmoid)),
+    "BatchNorm with ReLU inside": lambda: plain(lambda m, x: m.bn(x), bn=BatchNormAct2d(6)),
+    "squeeze of everything": lambda: Net(
+        lambda m, x: m.head(m.a(x).mean((2, 3), keepdim=True).squeeze()), a=conv(3, 6), head=nn.Linear(6, 2)
+    ),
+    "pooling with indices": lambda: plain(lambda m, x: m.pool(x)[0], pool=nn.MaxPool2d(2, return_indices=True)),
+    "power": lambda: plain(lambda m, x: x**0),
+    "clamped from below": lambda: plain(lambda m, x: x.clamp(min=0.5)),
+    "ReLU with a threshold": lambda: plain(lambda m, x: F.threshold(x, 0.5, 3.0)),
+    "where": lambda: plain(lambda m, x: torch.where(x > 0, x, 1.0)),
+    "stack": lambda: plain(lambda m, x: torch.stack([x, x], 1).flatten(1, 2), width=12),
+    "stack inside": lambda: plain(lambda m, x: torch.stack([x, m.c(x)], 2).flatten(1, 2), width=12, c=conv(6, 6)),
+    "roll": lambda: plain(lambda m, x: x.roll(1, 1)),
+    "flip of channels": lambda: plain(lambda m, x: x.flip(1)),
+    "expand": lambda: plain(lambda m, x: x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4)),
+    "cumulated": lambda: plain(lambda m, x: x.cumsum(1)),
+    "normalised": lambda: plain(lambda m, x: F.normalize(x)),
+    "LocalResponseNorm": lambda: plain(lambda m, x: m.norm(x), norm=nn.LocalResponseNorm(2)),
+    "batch made of channels": lambda: plain(lambda m, x: x.transpose(0, 1).transpose(0, 1)),
+    "channels as pixels": lambda: plain(lambda m, x: x.transpose(1, 2), width=8),
+    "all of the channels": lambda: plain(lambda m, x: x[:, :]),
+    "split": lambda: plain(lambda m, x: crossed(x.split(3, 1))),
+    "one channel spread": lambda: plain(lambda m, x: x * m.c(x), c=conv(6, 1)),
+    "bilinear form": lambda: plain(lambda m, x: torch.matmul(x, x.transpose(2, 3))),
+    "Gram matrix of channels": lambda: plain(lambda m, x: torch.einsum("nchw,ndhw->ncdh", x, x)),
+    "one module, two sizes of image": lambda: plain(
+        lambda m, x: m.c(x) + F.interpolate(m.c(F.max_pool2d(x, 2)), size=8), c=conv(6, 6)
+    ),
+    "instance norm": lambda: plain(lambda m, x: m.norm(x), norm=nn.InstanceNorm2d(6, affine=True)),
+    "reflection": lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, padding_mode="reflect")),
+    "convolution as a function": lambda: plain(lambda m, x: F.conv2d(x, m.c.weight), c=nn.Conv2d(6, 6, 1)),
+    "one weight in two convolutions": lambda: one_weight_twice(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_free_what_they_should_and_removed_is_masked(name: str) -> None:
+    torch.manual_seed(0)
+    build, expected = SMALL[name]
+    network = build()
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    assert set(channels.convolutions) == set(expected)
+    for layer, reason in expected.items():
+        # A layer both tied and fixed says the first; the other reason is with its groups.
+        found = [channels.obstacle(layer), *(channels.fixed.get(int(group), "") for group in channels.writes[layer])]
+        assert any(reason in text for text in found) if reason else not any(found), layer
+    assert_removed_is_masked(network, 8, (torch.float64, torch.float32))
+
+
+@pytest.mark.parametrize("name", REFUSED_OR_EXACT)
+def test_unusual_networks_are_refused_or_exact(name: str) -> None:
+    torch.manual_seed(0)
+    network = REFUSED_OR_EXACT[name]()
+    try:
+        channels = trace_channels(network.eval(), images(8, torch.float32, n=1))
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        return
+    whole, x = deepcopy(network).double(), images(8)
+    for group in sorted({int(group) for written in channels.writes.values() for group in written} - set(channels.fixed)):
+        removed = {layer: np.flatnonzero(written == group).tolist() for layer, written in channels.writes.items()}
+        if any(len(filters) == len(channels.writes[layer]) for layer, filters in removed.items()):
+            continue
+        got, expected = output(remove(whole, channels, removed), x), output(mask(whole, channels, removed), x)
+        assert difference(got, expected) < 1e-10
+
+
+def random_network(seed: int) -> Net:
+    """A random graph of 14 operations on 8x8 maps; what is not used again goes into the sum at the end."""
+    rng = np.random.default_rng(seed)
+    layers: dict[str, nn.Module] = {"stem": conv(3, 4)}
+    program: list[tuple[str, str, int, int]] = []
+    widths = [4]
+    for step in range(14):
+        kind = str(rng.choice("conv conv conv depthwise bn relu silu sigmoid sum product cat pad mean plus prelu".split()))
+        a, b = (int(rng.integers(max(0, len(widths) - 4), len(widths))) for _ in range(2))
+        if kind in ("sum", "product") and widths[a] != widths[b]:
+            kind = "cat"
+        name, width = f"m{step}", widths[a]
+        if kind == "conv":
+            width = int(rng.integers(3, 6))
+            layers[name] = conv(widths[a], width, bias=bool(rng.integers(2)))
+        elif kind == "depthwise":
+            layers[name] = conv(width, width, groups=width)
+        elif kind == "bn":
+            layers[name] = nn.BatchNorm2d(width, affine=bool(rng.integers(4)))
+        elif kind == "prelu":
+            layers[name] = nn.PReLU(width)
+        elif kind == "cat":
+            width += widths[b]
+        elif kind == "pad":
+            width += 2
+        program.append((kind, name, a, b))
+        widths.append(width)
+    layers["last"] = conv(sum(widths[-3:]), 4)
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        values = [m.stem(x)]
+        for kind, name, a, b in program:
+            x, y = values[a], values[b]
+            values.append(
+                m.get_submodule(name)(x) if name in layers
+                else F.relu(x) if kind == "relu"
+                else F.silu(x) if kind == "silu"
+                else torch.sigmoid(x) if kind == "sigmoid"
+                else x + y if kind == "sum"
+                else x * y if kind == "product"
+                else torch.cat([x, y], 1) if kind == "cat"
+                else F.pad(x, (0, 0, 0, 0, 1, 1)) if kind == "pad"
+                else x + 0.5 if kind == "plus"
+                else x - x.mean((2, 3), keepdim=True)
+            )  # fmt: skip
+        return m.last(torch.cat(values[-3:], 1))
+
+    return Net(run, **layers)
+
+
+def test_removed_is_masked_in_random_networks() -> None:
+    n_removed = 0
+    for seed in range(100):
+        torch.manual_seed(seed)
+        network = randomised(random_network(seed), seed).double()
+        channels = trace_channels(network, images(8, n=1))
+        removed = share_of_free_groups(channels, seed)
+        n_removed += sum(map(len, removed.values()))
+        got, expected = (
+            output(remove(network, channels, removed), images(8)),
+            output(mask(network, channels, removed), images(8)),
+        )
+        assert difference(got, expected) < 1e-10, seed
+    assert n_removed > 300  # enough was free for the comparison to mean something
+
+
+def test_masking_that_leaves_the_shift_of_batchnorm_is_another_network() -> None:
+    # The control: this is the mask of much pruning code, and the comparison must tell it from removal.
+    network = randomised(cifar_resnet(depth=20, num_classes=10)).double()
+    channels = trace_channels(network, images(16, n=1))
+    removed = half_of_ranked(channels)
+    wrong = deepcopy(network)
+    with torch.no_grad():
+        for layer, filters in removed.items():
+            wrong.get_parameter(f"{layer}.weight")[filters] = 0
+    x = images(16)
+    smaller = output(remove(network, channels, removed), x)
+    assert difference(smaller, output(mask(network, channels, removed), x)) < 1e-10
+    assert difference(smaller, output(wrong, x)) > 0.1
+
+
+def test_half_of_resnet56_has_the_parameters_and_multiply_adds_worked_out_by_hand() -> None:
+    network = cifar_resnet(depth=56, num_classes=10).eval()
+    channels = trace_channels(network, images(32, torch.float32, n=1))
+    smaller = remove(network, channels, {layer: filters for layer, filters in half_of_ranked(channels).items()})
+    before, after = (cost(net, images(32, torch.float32, n=1), seconds=0.001) for net in (network, smaller))
+    # All but stem 432 + 32, linear layer 650 and BatchNorms 9 * 4 * 112 are weights of the blocks, of which half goes;
+    # with them go scale and shift of half of the first BatchNorm of each block, 9 * 112.
+    assert (before.params, after.params) == (853_018, 853_018 - (853_018 - 432 - 32 - 650 - 4032) // 2 - 1008)
+    # Stem 16 * 27 * 32^2, linear layer 640; blocks: 18 * 2,359,296, twice 1,179,648 + 17 * 2,359,296, of which half goes.
+    blocks = 18 * 2_359_296 + 2 * (1_179_648 + 17 * 2_359_296)
+    assert (before.macs, after.macs) == (442_368 + 640 + blocks, 442_368 + 640 + blocks // 2)
+
+
+def test_a_removed_network_trains_and_the_original_does_not_notice() -> None:
+    torch.manual_seed(0)
+    network = randomised(cifar_resnet(depth=20, num_classes=10))
+    network.get_parameter("layer1.0.conv1.weight").requires_grad_(False)
+    network.get_parameter("layer2.0.bn1.bias").requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    channels = trace_channels(network, images(16, torch.float32, n=1))
+    smaller = remove(network, channels, half_of_ranked(channels)).train()
+    frozen = {name for name, parameter in smaller.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"layer1.0.conv1.weight", "layer2.0.bn1.bias"}
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in network.parameters())
+    update = torch.optim.SGD(smaller.parameters(), lr=0.01)
+    x, labels = images(16, torch.float32, n=8), torch.arange(8)
+    losses = []
+    for _ in range(5):
+        loss = F.cross_entropy(smaller(x), labels)
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        losses.append(loss.item())
+    for name, parameter in smaller.named_parameters():
+        assert (parameter.grad is None) == (name in frozen), name
+        assert parameter.grad is None or parameter.grad.abs().max() > 0, name
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_modules_say_the_widths_they_have() -> None:
+    network = tv.mobilenet_v2(num_classes=10, width_mult=0.25)
+    channels = trace_channels(network, images(32, torch.float32, n=1))
+    smaller = remove(network, channels, share_of_free_groups(channels))
+    for name, module in smaller.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels // module.groups), name
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and len(module.running_mean) == len(module.weight) == module.num_features
+        elif isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+
+
+def test_kept_filters_stay_in_order() -> None:
+    network = plain(lambda m, x: m.bn(x), bn=nn.BatchNorm2d(6))
+    with torch.no_grad():
+        network.get_parameter("bn.bias").copy_(torch.arange(6.0))
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    smaller = remove(network, channels, {"a": [4, 0, 1]})
+    assert smaller.get_parameter("bn.bias").tolist() == [2, 3, 5]
+    assert torch.equal(smaller.get_parameter("a.weight"), network.get_parameter("a.weight")[[2, 3, 5]])
+    assert torch.equal(smaller.get_parameter("b.weight"), network.get_parameter("b.weight")[:, [2, 3, 5]])
+
+
+def test_flattened_channels_take_all_their_features_along() -> None:
+    network = flat(lambda x: x.flatten(1))
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    smaller = remove(network, channels, {"a": [1]})
+    # A channel of 4x4 pixels is 16 features in a row.
+    kept = [feature for feature in range(96) if feature // 16 != 1]
+    assert torch.equal(smaller.get_parameter("hidden.weight"), network.get_parameter("hidden.weight")[:, kept])
+
+
+def test_depthwise_convolution_can_shrink_to_one_filter() -> None:
+    network = plain(lambda m, x: m.dw(x), dw=conv(6, 6, groups=6)).double()
+    channels = trace_channels(network, images(8, n=1))
+    removed = {"a": [0, 1, 2, 4, 5], "dw": [0, 1, 2, 4, 5]}
+    got, expected = (output(change(network, channels, removed), images(8)) for change in (remove, mask))
+    assert difference(got, expected) < 1e-10
+
+
+def test_nothing_removed_is_an_equal_copy() -> None:
+    network = plain(lambda m, x: x)
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    copy = remove(network, channels, {})
+    assert copy is not network
+    assert all(torch.equal(value, copy.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def refusal(network: Net, removed: Removed) -> str:
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    messages = set()
+    for change in (remove, mask):
+        with pytest.raises(ConfigError) as caught:
+            change(network, channels, removed)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    return messages.pop()
+
+
+def test_refuses_a_fixed_filter_and_says_which_layer_and_why() -> None:
+    message = refusal(plain(lambda m, x: torch.sigmoid(x)), {"a": [2]})
+    assert message == f"a filter of a cannot be removed: it {NUMBER}; leave it out"
+
+
+@pytest.mark.parametrize("removed", [{"a": [1]}, {"c": [1]}, {"a": [1, 2], "c": [1]}, {"a": [1], "c": [2]}])
+def test_refuses_a_part_of_a_tied_group(removed: Removed) -> None:
+    message = refusal(plain(unite, c=conv(6, 6)), removed)
+    assert "tied filters stay or go together" in message and "\n" not in message
+
+
+def test_refuses_all_filters_of_a_layer() -> None:
+    message = refusal(plain(lambda m, x: x), {"a": [0, 1, 2, 3, 4, 5]})
+    assert message == "all 6 filters of a would be removed; at least one must stay"
+
+
+@pytest.mark.parametrize(
+    ("removed", "what"),
+    [
+        ({"a": [0]}, "2 to 3 input channels"),
+        ({"c": [0, 3, 4]}, "1 to 2 filters"),
+        ({"a": [0, 3], "c": [1, 2]}, "1 to 3 filters"),
+        ({"c": [0, 1, 2]}, "0 to 3 filters"),
+    ],
+)
+def test_refuses_unequal_groups_of_a_grouped_convolution(removed: Removed, what: str) -> None:
+    message = refusal(plain(lambda m, x: m.c(x), c=conv(6, 6, groups=2)), removed)
+    assert message.startswith(
+        f"c would keep {what} in its 2 groups; every group of a grouped convolution must keep equally many"
+    )
+    assert "\n" not in message
+
+
+def test_the_groups_of_a_grouped_convolution_may_lose_different_filters() -> None:
+    network = plain(lambda m, x: m.c(x), c=conv(6, 6, groups=2))
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    smaller = remove(network, channels, {"a": [0, 5], "c": [1, 3]})
+    weight = network.get_parameter("c.weight")
+    # Group 0 keeps filters 0, 2 and inputs 1, 2; group 1 keeps filters 4, 5 and its inputs 0, 1 (channels 3, 4).
+    expected = torch.stack([weight[0, [1, 2]], weight[2, [1, 2]], weight[4, [0, 1]], weight[5, [0, 1]]])
+    assert torch.equal(smaller.get_parameter("c.weight"), expected)
+    module = smaller.get_submodule("c")
+    assert isinstance(module, nn.Conv2d) and (module.in_channels, module.out_channels, module.groups) == (4, 4, 2)
