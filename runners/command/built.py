@@ -19,7 +19,6 @@ from runners.data.counter import fold
 from runners.data.splits import Splits
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.scoring.score import Ranking, check_criteria
-from runners.selection.rounds import rules_of_rounds
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -37,11 +36,46 @@ log = logging.getLogger(__name__)
 
 
 class Built:
-    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here."""
+    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here.
+
+    A supply of `runners.process.inject`: `"model" in built`, `built["model"]`.
+    """
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
         _prepare_torch()
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a part, built or not."""
+        return isinstance(getattr(type(self), str(name), None), cached_property)
+
+    def __getitem__(self, name: str) -> Any:
+        """The part; it is built now if it was not yet."""
+        return getattr(self, name)
+
+    def has(self, name: str) -> bool:
+        """Whether a part was asked for, and so built."""
+        return name in vars(self)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is true of every row of this run: of its parts, those that were built."""
+        names = {"model": self.has("model"), "dataset": self.has("splits")}
+        found = {name: self.values["names"][name] for name, built in names.items() if built}
+        return found | ({"seed": self.values["seed"]} if found or self.has("seed") else {})
+
+    @property
+    def pruning_columns(self) -> dict[str, Any]:
+        """What is true of rows about the pruned network, of the parts that were built.
+
+        Shares layer by layer are in selection.csv, and leave `ratio` empty.
+        """
+        found: dict[str, Any] = {"pruned_by": self.chosen} if self.has("chosen") else {}
+        if self.has("rule"):
+            rule = {key: keys.canonical(self.values[key]) for key in keys.RULE if key != "skip"}
+            found |= {"preset": keys.preset(self.values)} | rule
+            found["ratio"] = None if isinstance(found["ratio"], dict) else found["ratio"]
+        return found
 
     @cached_property
     def device(self) -> torch.device:
@@ -98,12 +132,6 @@ class Built:
         return found
 
     @cached_property
-    def reports(self) -> dict[str, Report]:
-        """Tables and figures beyond the runner's own."""
-        specs = self.values["reports"].items()
-        return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
-
-    @cached_property
     def score_batch_size(self) -> int:
         """Images at a time when they score."""
         return self.values["score_batch_size"]
@@ -112,31 +140,6 @@ class Built:
     def rule(self) -> Rule:
         """How many filters go."""
         return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
-
-    @cached_property
-    def rounds(self) -> list[Rule]:
-        """The rule of every round."""
-        return rules_of_rounds(self.rule, self.values["runner"]["rounds"], self.values["runner"]["pace"])
-
-    @cached_property
-    def ratios(self) -> list[float]:
-        """The ratios at which every layer is pruned alone."""
-        return keys.canonical(self.values["runner"]["ratios"])
-
-    @cached_property
-    def repeats(self) -> int:
-        """How often filters, or seeds, are drawn."""
-        return self.values["runner"]["repeats"]
-
-    @cached_property
-    def window(self) -> list[float]:
-        """The quantiles of scores between which filters are drawn."""
-        return keys.canonical(self.values["runner"]["window"])
-
-    @cached_property
-    def vary(self) -> list[str]:
-        """What repeats differ in."""
-        return self.values["runner"]["vary"]
 
     @cached_property
     def seed(self) -> int:
@@ -200,10 +203,15 @@ class Built:
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
-        store = Store(Path(self.values["store"]).resolve())
-        numerics = facts.numerics(self.device, fused=self.engine.fused)
-        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=numerics)
+        contents = {"data": lambda: self.data, "precision": lambda: self.engine.arithmetic}
+        return Stages(
+            Store(Path(self.values["store"]).resolve()),
+            keys.Keys(keys.stage_options(self.values), contents),
+            rerun=self.values["rerun"],
+            lock=self.values["lock"],
+            numerics=facts.numerics(self.device, fused=self.has("engine") and self.engine.fused),
+            watch=self.watch,
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -231,6 +239,12 @@ def _prepare_torch() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def reports_of(values: Mapping[str, Any]) -> dict[str, Report]:
+    """Tables and figures beyond the runner's own: functions of tables."""
+    specs = values["reports"].items()
+    return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
 
 
 def _instantiate(node: Any, what: str) -> Any:
