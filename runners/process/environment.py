@@ -1,4 +1,7 @@
-"""What of the environment may come into a config, and so into the files beside its results."""
+"""Environment variables that a config may read; their values are written beside the results.
+
+Without the list `${oc.env:AWS_SECRET}` puts a secret into two files (config.yaml and run.log), and nobody is asked.
+"""
 
 import os
 import re

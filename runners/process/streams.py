@@ -1,4 +1,7 @@
-"""Standard streams that end no run: closed from the start, or with a reader that has gone."""
+"""Standard streams that end no run: closed from the start, or with a reader that has gone.
+
+Without it `python run.py ... | head -1` ends with exit code 1 and "a fault of Prunescope" after all its work is done.
+"""
 
 import os
 import sys

