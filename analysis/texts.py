@@ -52,7 +52,7 @@ def slower_than_its_macs(accuracy: pd.DataFrame) -> str:
 
 
 def selection_text(selection: pd.DataFrame) -> str:
-    """How many filters of how many went, and how many layers were held at their floor."""
+    """Number of filters removed and masked, of how many, and of layers held at their floor."""
     ranked = selection[selection["note"] == ""]
     gone, before = int((ranked["before"] - ranked["after"]).sum()), int(ranked["before"].sum())
     floor = int(selection["floor_hit"].sum())

@@ -1,4 +1,4 @@
-"""How much a store, a checkpoint and a crowd of processes stand: everything is broken on purpose, and counted.
+"""Reliability of the store, of checkpoints and of crowds of processes: everything is broken on purpose, and counted.
 
     python benchmarks/reliability.py [kills=1000] [flips=1000] [processes=64] [killed=8] [epochs=3] [data_root=DIR]
 
@@ -48,7 +48,7 @@ SEED = 0
 
 
 def flipped(path: Path, notices: Callable[[], bool], tries: int) -> int:
-    """How many of `tries` single flipped bits anywhere in a file were noticed; the file is whole again afterwards."""
+    """Number of single flipped bits, of `tries` anywhere in a file, that were noticed; the file is whole again afterwards."""
     rng = random.Random(SEED)
     found = 0
     with path.open("r+b") as file:
@@ -169,7 +169,7 @@ SECTIONS = (flips, hostile, crowd, kills, overhead)
 
 
 def _script(name: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
-    """What a script of `tests/` prints, a JSON line each."""
+    """The JSON lines that a script of `tests/drills` prints."""
     folder.mkdir()
     command = [sys.executable, str(ROOT / "tests" / "drills" / name), str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

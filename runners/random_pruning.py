@@ -127,7 +127,7 @@ def run(
 
 
 def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repeat]]:
-    """What varies -> its repeats; the first of each is the same fine-tuning."""
+    """Repeats of each kind of variation; the first of each is the same fine-tuning."""
     kinds = {
         "filters": [Repeat(number, seed) for number in range(repeats)],
         "seeds": [Repeat(0, seed + number) for number in range(repeats)],

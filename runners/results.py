@@ -1,4 +1,4 @@
-"""What a runner hands back: tidy tables, figures, networks, and the text that the terminal shows."""
+"""Results of a runner: tidy tables, figures, networks, and the text that the terminal shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -69,7 +69,7 @@ def write_reports(values: Mapping[str, Any], folder: Path) -> None:
 
 
 def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:
-    """What the runner's signature names: options of its own YAML, and parts of the experiment."""
+    """Arguments of the runner by name: options of its own YAML, and parts of the experiment."""
     own = {key: keys.canonical(value) for key, value in values["runner"].items() if key != "_target_"}
     try:
         return arguments(runner, own, built)

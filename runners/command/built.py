@@ -46,7 +46,7 @@ class Built:
         _prepare_torch()
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a part, built or not."""
+        """True if there is such a part, built or not."""
         return isinstance(getattr(type(self), str(name), None), cached_property)
 
     def __getitem__(self, name: str) -> Any:
@@ -54,19 +54,19 @@ class Built:
         return getattr(self, name)
 
     def has(self, name: str) -> bool:
-        """Whether a part was asked for, and so built."""
+        """True if a part was asked for, and so built."""
         return name in vars(self)
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What is true of every row of this run: of its parts, those that were built."""
+        """Columns that are true of every row of this run: names of the parts that were built."""
         names = {"model": self.has("model"), "dataset": self.has("splits")}
         found = {name: self.values["names"][name] for name, built in names.items() if built}
         return found | ({"seed": self.values["seed"]} if found or self.has("seed") else {})
 
     @property
     def pruning_columns(self) -> dict[str, Any]:
-        """What is true of rows about the pruned network, of the parts that were built.
+        """Columns that are true of rows about the pruned network, of the parts that were built.
 
         Shares layer by layer are in selection.csv, and leave `ratio` empty.
         """
@@ -79,7 +79,7 @@ class Built:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where everything lies."""
+        """The device on which data and networks lie."""
         return _device(self.values["device"])
 
     @cached_property
@@ -138,7 +138,7 @@ class Built:
 
     @cached_property
     def rule(self) -> Rule:
-        """How many filters go."""
+        """The rule of selection: how many filters go, and where from."""
         return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
 
     @cached_property
@@ -155,7 +155,7 @@ class Built:
 
     @cached_property
     def finetune(self) -> Fit:
-        """What the pruned network is trained by: fine-tuning, or, from new weights, the recipe of training."""
+        """Training of the pruned network: fine-tuning, or, from new weights, the recipe of training."""
         if self.values["after"] == "finetune":
             return self._fit("finetune", "finetune", "tuned")
         fitting = self._fit("recipe", "scratch", "tuned")
@@ -171,7 +171,7 @@ class Built:
 
     @cached_property
     def fresh(self) -> nn.Module | None:
-        """New weights for the pruned shape, drawn as those of the full one were; none to fine-tune those that it has."""
+        """A freshly initialised full network for `after=scratch_*`; None for `after=finetune`."""
         if self.values["after"] == "finetune":
             return None
         torch.manual_seed(fold(self.values["seed"], *b"scratch"))
@@ -189,12 +189,12 @@ class Built:
         return partial(fit, recipe=recipe, optimizer=optimizer, **settings)
 
     def watch(self, stage: str) -> Watch:
-        """Who looks at the training of a stage while it runs."""
+        """Receiver of a stage's history, row by row, while it grows."""
         return tensorboard(self.folder / run_folder.TENSORBOARD / stage) if self.values["tensorboard"] else unwatched
 
     @cached_property
     def engine(self) -> Engine:
-        """How training steps are computed."""
+        """The engine of training steps: precision, compilation, graphs."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
         fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]

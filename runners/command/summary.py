@@ -1,4 +1,4 @@
-"""What the terminal shows of a finished run, read back from its folder."""
+"""The text that the terminal shows of a finished run, read back from its folder."""
 
 import json
 from pathlib import Path

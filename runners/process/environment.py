@@ -14,7 +14,7 @@ ALLOWED = re.compile(r"(\w*_)?(ROOT|DIR|SCRATCH|HOME|WORK|TMPDIR)|(SLURM|PRUNESC
 
 
 def variable(name: str, default: str | None = None) -> str | None:
-    """What `${oc.env:NAME}` or `${oc.env:NAME,default}` stands for.
+    """Value of `${oc.env:NAME}` or `${oc.env:NAME,default}` in a config.
 
     Raises:
         ConfigError: the name is not of a kind that configs may hold, or the variable is not set and there is no default.

@@ -10,7 +10,7 @@ class Supply(Protocol):
     """Values by name; one that makes a value when it is asked for makes only what is asked for."""
 
     def __contains__(self, name: object, /) -> bool:
-        """Whether there is a value of that name."""
+        """True if there is a value of that name."""
         ...
 
     def __getitem__(self, name: str, /) -> Any:

@@ -16,7 +16,7 @@ USER_IN_ADDRESS = re.compile(r"(\w://)[^/\s@]+@")
 
 
 def is_secret(name: str) -> bool:
-    """Whether a key's name says that its value is a secret: password, secret, credential, api_key, ..., or ends in token."""
+    """True if a key's name says that its value is a secret: password, secret, credential, api_key, ..., or ends in token."""
     return SECRET_NAME.fullmatch(name) is not None
 
 

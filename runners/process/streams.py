@@ -15,7 +15,7 @@ class Unread:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the stream's own."""
+        """Any other attribute of the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

@@ -28,7 +28,7 @@ SUMMARY = "summary.txt"
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run ended well in `folder`, and its tables and facts are there as they were written."""
+    """True if a run ended well in `folder`, and its tables and facts are there as they were written."""
     try:
         status = json.loads((folder / STATUS).read_text())
         files: dict[str, str] = status["sha256"]

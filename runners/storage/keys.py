@@ -205,7 +205,7 @@ def chosen(config: Mapping[str, Any]) -> str:
 
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All criteria that are scored: the set, and the one to prune by."""
+    """The criteria that are scored: the set, and the one to prune by."""
     return {**config["criteria"], chosen(config): config["criterion"]}
 
 
@@ -216,7 +216,7 @@ def preset(config: Mapping[str, Any]) -> str:
 
 
 def stage_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What may go into stages, by name: options without those that have no effect, files by their content.
+    """Options that may go into stages, by name; without those that have no effect, and files by their content.
 
     Args:
         config: the resolved config.

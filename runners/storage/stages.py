@@ -44,7 +44,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Made:
-    """What a run has asked of the store so far, by the label of each stage.
+    """Record of what a run has asked of the store so far, by the label of each stage.
 
     Args:
         keys: also of the stages that went into those.

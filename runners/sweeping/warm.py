@@ -30,7 +30,7 @@ class Fork:
         return self.process.exitcode
 
     def poll(self) -> int | None:
-        """As `returncode`."""
+        """Exit code as in `returncode`."""
         return self.process.exitcode
 
     def wait(self) -> None:
@@ -41,7 +41,7 @@ class Fork:
 def forks(
     main: Callable[[Path], int], root: Path, flags: Sequence[str], environment: Mapping[str, str], threads: int
 ) -> Callable[[Job, Slot], Child]:
-    """What starts a job as a fork; all have the same number of threads, which OpenMP reads once.
+    """A function that starts a job as a fork; all have the same number of threads, which OpenMP reads once.
 
     Args:
         main: the command line, which returns the exit code.
