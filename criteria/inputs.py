@@ -15,9 +15,9 @@ from criteria.layer import CHUNK, DataCriterion, Inputs, Scores, Weights
 class Wanda(DataCriterion):
     """Sum over a filter's weights of their size times the norm of their input channel.  [weight units x activation units]
 
-    score_j = sum over c, k of |W_jck| * sqrt(sum over images and positions of x_c^2). Two filters that read channels of norm
-    3 and 10: |2| * 3 + |0| * 10 = 6 is less than |0| * 3 + |-1| * 10 = 10, though `l1` has them the other way round.
-    The norms grow with the square root of the number of images, alike for all filters. Padding is not counted.
+    score_j = sum over c, k of |W_jck| * sqrt(sum over images and positions of x_c^2), with x_c the input channel c without
+    its padding. If two channels have the norms 3 and 10, the filter (2, 0) scores 6 and the filter (0, -1) scores 10, although
+    `l1` has them the other way round. Norms grow with the square root of the number of images, alike for all filters.
 
     Source:
         Sun et al. 2023, "A simple and effective pruning approach for large language models", equation 1, scores single
@@ -32,6 +32,6 @@ class Wanda(DataCriterion):
 
     def finish(self, state: Float64[Tensor, " in"], layer: Weights) -> Scores:
         """Weights times norms: the filters of one group of a convolution read that group's channels."""
-        sizes = layer.weight.detach().double().flatten(2).abs().sum(2) if layer.weight.dim() > 2 else layer.filters.abs()
+        sizes = layer.filters.abs().view(*layer.weight.shape[:2], -1).sum(2)
         groups = len(state) // sizes.shape[1]
         return (sizes.unflatten(0, (groups, -1)) @ state.sqrt().view(groups, -1, 1)).flatten()

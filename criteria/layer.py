@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -166,7 +166,7 @@ class Labelled:
         """Number of images."""
         return len(self.labels)
 
-    def cut(self, start: int, stop: int) -> Self:
+    def cut(self, start: int, stop: int) -> "Labelled":
         """The same view of some of the images."""
         return replace(self, **{each.name: getattr(self, each.name)[start:stop] for each in fields(self)})
 
