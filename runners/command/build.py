@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.command.reports import check_reports, with_reports
+from runners.looking.reports import apply_reports
 from runners.process.redaction import redacted, redacted_argument
 from runners.pruning.saved import save_pruned
 from runners.results import Results
@@ -33,14 +34,16 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     arguments = {name: getattr(parts, name) for name in inspect.signature(runner).parameters}
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, parts.device)
-    check_reports(parts.reports)
+    reports = parts.reports  # wrong ones are refused before anything is trained
     run = keys.run_name(values)
     if not values["rerun"]:
         run_folder.check_data(folder, run, parts.data)
     run_folder.start(folder, redacted(values), run, parts.data)
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
-    results = with_reports(runner(**arguments), parts.reports)
+    results = runner(**arguments)
+    tables, figures = apply_reports(results.tables, reports, results.figures)
+    results = replace(results, tables={**results.tables, **tables}, figures={**results.figures, **figures})
     accuracy = _write(results, parts, values, folder)
     run_folder.finish(
         folder,

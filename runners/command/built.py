@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from runners.command.reports import Report
 from runners.data.counter import fold
 from runners.data.splits import Splits
+from runners.looking.reports import Report, build_reports
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rounds import rules_of_rounds
@@ -100,8 +100,7 @@ class Built:
     @cached_property
     def reports(self) -> dict[str, Report]:
         """Tables and figures beyond the runner's own."""
-        specs = self.values["reports"].items()
-        return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
+        return build_reports(self.values["reports"])
 
     @cached_property
     def score_batch_size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from runners.storage.folder import FACTS
-from runners.storage.stages import read_table
+from runners.storage.tables import read_table
 
 MOST_PAIRS = 12
 NETWORK_COLUMNS = ["stage", "top1_pct", "loss_nats", "params", "macs", "peak_activation_bytes", "latency_ms"]

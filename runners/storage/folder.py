@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
 CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
 TENSORBOARD = "tensorboard"
-SHOWN = {"accuracy.csv", "spearman.csv", FACTS}  # what every finished run has
+SHOWN = {FACTS}  # what every finished run has; its tables are listed in status.json
 
 
 def is_done(folder: Path) -> bool:

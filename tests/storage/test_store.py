@@ -30,8 +30,9 @@ from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import canonical, chain, digest, file_digest, run_name
 from runners.storage.resume import Checkpoints
-from runners.storage.stages import WEIGHTS, Stages, read_table
+from runners.storage.stages import WEIGHTS, Stages
 from runners.storage.store import MANIFEST, Store
+from runners.storage.tables import read_table
 from runners.storage.weights import load_weights, save_weights
 
 # Every key of the config, in small; the pinned keys below are of this one.
