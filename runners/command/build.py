@@ -12,8 +12,8 @@ import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from runners.command.built import Built, reports_of
-from runners.command.reports import apply_reports, check_reports
+from runners.command.built import Built
+from runners.looking.reports import Stored, apply_reports, build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
@@ -21,7 +21,6 @@ from runners.pruning.saved import save_pruned
 from runners.results import Results, Table
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
-from runners.storage.stages import read_table
 
 
 def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: Path) -> None:
@@ -36,7 +35,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     given = _arguments(runner, values, built)
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, built.device)
-    check_reports(reports_of(values))
+    build_reports(values["reports"])  # wrong ones are refused before anything is trained
     run, data = keys.run_name(values), built.data if built.has("splits") else ""
     if not values["rerun"]:
         run_folder.check_data(folder, run, data)
@@ -61,7 +60,7 @@ def write_reports(values: Mapping[str, Any], folder: Path) -> None:
     if values["reports"]:
         known = json.loads((folder / run_folder.STATUS).read_text())["sha256"]
         names = [Path(name).stem for name in known if name.endswith(".csv")]
-        tables, figures = apply_reports({name: read_table(folder / f"{name}.csv") for name in names}, reports_of(values))
+        tables, figures = apply_reports(Stored(folder, names), build_reports(values["reports"]))
         for name, table in tables.items():
             run_folder.write_table(folder, name, table)
         for name, figure in figures.items():

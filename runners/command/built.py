@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from runners.command.reports import Report
 from runners.data.counter import fold
 from runners.data.splits import Splits
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
@@ -52,6 +51,10 @@ class Built:
     def __getitem__(self, name: str) -> Any:
         """The part; it is built now if it was not yet."""
         return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all parts."""
+        return (name for name in dir(type(self)) if name in self)
 
     def has(self, name: str) -> bool:
         """True if a part was asked for, and so built."""
@@ -239,12 +242,6 @@ def _prepare_torch() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def reports_of(values: Mapping[str, Any]) -> dict[str, Report]:
-    """Tables and figures beyond the runner's own: functions of tables."""
-    specs = values["reports"].items()
-    return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
 
 
 def _instantiate(node: Any, what: str) -> Any:

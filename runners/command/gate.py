@@ -21,7 +21,8 @@ from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
 from runners.process.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
 from runners.storage.keys import run_name
-from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
+from runners.sweeping.job import Job
+from runners.sweeping.jobs import composer, unfolded, value_of, varied
 from runners.sweeping.pool import SOURCES
 
 # The jobs of the sweep that this process has begun.

@@ -1,11 +1,8 @@
 """The jobs of a sweep: composed once, all of them before the first begins."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,29 +14,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 Overrides = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        number: its place in the grid, from 0.
-        overrides: the command line of the run.
-        values: what the sweep varies, and what this job has there, as plain values.
-        name: of its folder; ends in the hash of everything that influences its results.
-        folder: where its results go.
-    """
-
-    number: int
-    overrides: Overrides
-    values: Mapping[str, Any]
-    name: str
-    folder: Path
-
-    def __str__(self) -> str:
-        """The values in which it differs from the other jobs."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.values.items()) or self.name
 
 
 def unfolded(config: DictConfig) -> list[Overrides]:
@@ -109,10 +83,6 @@ def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
 def _pairs(overrides: Overrides) -> dict[str, str]:
     pairs = (override.partition("=") for override in overrides)
     return {key.lstrip("+"): value for key, _, value in pairs}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parser() -> OverridesParser:

@@ -22,7 +22,7 @@ from runners.measuring.recalibrate import recalibrate
 from runners.pruning.remove import mask, remove
 from runners.pruning.saved import load_pruned
 from runners.selection.select import removed_filters
-from runners.storage.stages import read_table
+from runners.storage.tables import read_table
 from runners.storage.weights import load_weights
 from runners.tracing.channels import trace_channels
 from support import ROOT, Command

@@ -21,7 +21,7 @@ from runners.process.errors import ConfigError, NumericalError
 from runners.scoring.score import score
 from runners.selection.rule import ROUNDINGS, Rule, num_removed
 from runners.selection.select import SELECTION_COLUMNS, check_prunable, removed_filters, select
-from runners.storage.stages import read_table
+from runners.storage.tables import read_table
 from runners.tracing.channels import Channels, trace_channels
 
 Layers = Mapping[str, Sequence[float]]

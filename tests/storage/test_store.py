@@ -30,8 +30,9 @@ from runners.storage import folder as run_folder
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import Keys, Stage, canonical, digest, file_digest, run_name, stage_options
 from runners.storage.resume import Checkpoints
-from runners.storage.stages import WEIGHTS, Stages, read_table
+from runners.storage.stages import WEIGHTS, Stages
 from runners.storage.store import MANIFEST, Store
+from runners.storage.tables import read_table
 from runners.storage.weights import load_weights, save_weights
 from support import FixedKeys
 
