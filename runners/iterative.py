@@ -13,9 +13,11 @@ from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results
 from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.draft import Plan, with_ratio
+from runners.selection.plan import plan
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, removed_filters, select
+from runners.selection.select import choose, removed_filters
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
@@ -41,20 +43,20 @@ def run(
         Molchanov et al. 2017, section 2; one round is one-shot pruning.
     """
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rounds[-1])
+    last = plan(channels, rounds[-1])
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
     networks, histories = {"trained": trained}, {"trained": training}
     scored: list[pd.DataFrame] = []
     selected: list[pd.DataFrame] = []
 
-    def prune_some(network: nn.Module, gone: Gone, number: int, rule: Rule) -> nn.Module:
+    def prune_some(network: nn.Module, gone: Gone, number: int, planned: Plan) -> nn.Module:
         here = trace_channels(network, splits.example)
         found = stages.table(
             f"scores_{number}",
             lambda: in_original_numbers(score(network, here, criteria, splits.score, batch_size=score_batch_size), gone),
         )
-        selection = stages.table(f"selection_{number}", lambda: select(found, chosen, channels, rule, gone.of))
+        selection = stages.table(f"selection_{number}", lambda: choose(planned, found, chosen, gone.of))
         pruned = prune(network, here, in_current_numbers(selection, gone))
         tuned, tuning = stages.network(f"tuned_{number}", pruned, lambda unfinished: finetune(pruned, splits, unfinished))
         networks.update({f"pruned_{number}": pruned, f"tuned_{number}": tuned})
@@ -65,7 +67,7 @@ def run(
 
     network, gone = trained, Gone()
     for number, rule in enumerate(rounds, 1):
-        network = prune_some(network, gone, number, rule)
+        network = prune_some(network, gone, number, with_ratio(last, rule.ratio))
         gone = gone_by(selected[-1])
     with stages.timed("measured"):
         measured = accuracy(networks, splits, histories)

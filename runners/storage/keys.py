@@ -51,9 +51,11 @@ class Stage:
     sections: tuple[str, ...]
 
 
-# What a rule of selection is made of. At these values an option changes nothing, and is not part of a name: what was
-# stored before there was the option is found.
-RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled")
+# The options of a rule of selection.
+RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "ratio_of", "coupled")
+# Option -> its name when results were first stored by it; hashes are of that name.
+FIRST_NAMES = {"ratio_of": "budget"}
+# An option at its default is left out of the hash, so results stored before the option existed are still found.
 NO_EFFECT: Mapping[str, Any] = {
     "start_layer": 0,
     "normalise": "none",
@@ -65,13 +67,15 @@ NO_EFFECT: Mapping[str, Any] = {
     "reports": {},
 }
 
+AS_WRITTEN = tuple(FIRST_NAMES.get(key, key) for key in RULE)
+
 STAGES: Mapping[str, Stage] = {
     "dataset": Stage(1, (), ("dataset",)),
     "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
     "given": Stage(1, (), ("model", "weights")),
     "scores": Stage(3, ("trained", "dataset"), ("compared", "score_share", "score_batch_size")),
-    "selection": Stage(1, ("scores",), ("chosen", *RULE)),
-    "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
+    "selection": Stage(1, ("scores",), ("chosen", *AS_WRITTEN)),
+    "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in AS_WRITTEN if key != "ratio"))),
     "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "after", "precision", "seed")),
     # Which filters are gone and the seed are part of each repeat's own key.
     "repeat": Stage(1, ("trained", "dataset"), ("optimizer", "finetune", "precision")),
@@ -107,9 +111,18 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every renamed option under its first name, by which results are hashed."""
+    return {FIRST_NAMES.get(key, key): value for key, value in config.items()}
+
+
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
-    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
+    kept = {
+        key: value
+        for key, value in as_first_written(config).items()
+        if key not in BOOKKEEPING and not _has_no_effect(key, value)
+    }
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
         kept["names"]["preset"] = preset(config)

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -61,23 +62,37 @@ class Channels:
         return tuple(layer for layer in self.writes if layer not in self.convolutions)
 
     @cached_property
-    def writers(self) -> Mapping[int, tuple[str, ...]]:
-        """Group -> the layers that write it, in order of execution."""
-        found: dict[int, tuple[str, ...]] = {}
-        for layer, written in self.writes.items():
-            for group in dict.fromkeys(written.tolist()):
-                found[group] = (*found.get(group, ()), layer)
-        return found
+    def partners(self) -> Mapping[str, tuple[str, ...]]:
+        """Layer -> the other layers that write one of its groups, in order of execution."""
+        names = list(self.writes)
+        rows = np.repeat(np.arange(len(names)), [len(groups) for groups in self.writes.values()])
+        columns = np.concatenate([*self.writes.values(), [0]])[:-1]  # never empty, and of whole numbers
+        shape = (len(names) or 1, int(columns.max(initial=0)) + 1)
+        writing = csr_matrix((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape)
+        sharing = csr_matrix(writing @ writing.T).sorted_indices()
+        return {
+            name: tuple(names[other] for other in sharing.indices[start:end] if other != place)
+            for place, (name, (start, end)) in enumerate(zip(names, pairwise(sharing.indptr), strict=False))
+        }
+
+    @cached_property
+    def obstacles(self) -> Mapping[str, str]:
+        """Layer -> why its filters cannot be ranked one by one; empty if they can."""
+        return {layer: self._obstacle(layer, partners) for layer, partners in self.partners.items()}
 
     def obstacle(self, layer: str) -> str:
-        """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
-        groups = self.writes[layer].tolist()
-        sharing = {other for group in groups for other in self.writers[group]} - {layer}
-        if tied := [other for other in self.writes if other in sharing]:
-            return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
-        if reasons := [self.fixed[group] for group in groups if group in self.fixed]:
-            return reasons[0]
-        return "" if len(set(groups)) == len(groups) else "tied to each other"
+        """The obstacle of one layer; empty if its filters can be ranked one by one."""
+        return self.obstacles[layer]
+
+    def reason(self, layer: str) -> str:
+        """Why the first of the layer's fixed groups may not go; empty if none is fixed."""
+        return next((self.fixed[group] for group in self.writes[layer].tolist() if group in self.fixed), "")
+
+    def _obstacle(self, layer: str, partners: Sequence[str]) -> str:
+        if partners:
+            return f"tied to {partners[0]}" + (f" and {len(partners) - 1} more" if len(partners) > 1 else "")
+        alone = len(np.unique(self.writes[layer])) == len(self.writes[layer])
+        return self.reason(layer) or ("" if alone else "tied to each other")
 
 
 def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
