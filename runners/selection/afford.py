@@ -42,7 +42,7 @@ class Costs:
 
 
 def costs_of(channels: Channels) -> Costs:
-    """What the followed modules of a network cost."""
+    """The costs of the modules whose channels are followed."""
     modules = channels.sizes.modules
     fields = ("kernel", "groups", "depthwise", "per_channel", "positions")
     nothing = np.zeros(0, dtype=np.int64)
@@ -55,7 +55,7 @@ def costs_of(channels: Channels) -> Costs:
 
 
 def affordable(saved: Callable[[int], int], n_steps: int, whole: int, rule: Rule) -> int:
-    """How many steps of a ranking the rule's ratio of `whole` takes.
+    """The number of steps, from the front of a ranking, that make up the rule's ratio of `whole`.
 
     `floor_pruned` saves no more than the ratio, `floor_kept` no less, `nearest` as near to it as the steps allow. Filters
     that a floor keeps are simply not removed; parameters and multiply-adds are a promise.

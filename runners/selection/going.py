@@ -120,7 +120,7 @@ def _layers(units: Units, steps: Steps, order: Whole) -> tuple[Whole, Whole]:
 
 
 def _saved_by(plan: Plan, steps: Steps, order: Whole) -> Callable[[int], int]:
-    """How much the network loses with the first so many steps: filters of convolutions, parameters or multiply-adds."""
+    """A function of n: filters of convolutions, parameters or multiply-adds that the network loses with the first n steps."""
     if plan.costs is None:
         layers, sizes = _layers(plan.units, steps, order)
         convolutions = np.array([name in plan.channels.convolutions for name in plan.units.names], dtype=bool)

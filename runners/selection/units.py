@@ -1,4 +1,4 @@
-"""What is ranked: filters, or sets of filters that stay or go together, in families of layers that share them.
+"""The units of a ranking: filters, or sets of filters that stay or go together, in families of layers that share them.
 
 Two layers of three filters, summed by a shortcut, share three groups; a third layer of three filters is free:
 
@@ -105,7 +105,7 @@ def units_of(channels: Channels, rule: Rule) -> Units:
 
 
 def why_not(channels: Channels, rule: Rule, layer: str) -> str:
-    """Why a layer is in no family."""
+    """The reason why a layer is in no family."""
     skipped = rule.skipped(channels.convolutions)
     if layer in skipped or rule.coupled != "group":
         return skipped.get(layer) or channels.obstacle(layer) or "its parts cannot keep equal counts"

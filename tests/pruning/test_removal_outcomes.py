@@ -1,4 +1,4 @@
-"""What can be removed from every network of the project, and from networks that researchers prune: stated, and exact."""
+"""The filters that can be removed from every network of the project, and from networks that researchers prune: stated, and exact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from runners.tracing.channels import Removed, trace_channels
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network gives.
+    """The expected outcome for one network.
 
     Args:
         build: makes it.

@@ -1,4 +1,4 @@
-"""Which units go: groups, parts, floors and budgets, each against a slow walk that removes filter by filter."""
+"""The units that go: groups, parts, floors and budgets, each against a slow walk that removes filter by filter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -77,7 +77,7 @@ def loose(layers: Layers, parts: Mapping[str, Sequence[int]] | None = None) -> C
 
 
 def slow_walk(channels: Channels, scores: Layers, rule: Rule, ranked: Sequence[str]) -> list[dict[str, list[int]]]:
-    """What is gone after each step of the walk: the next lowest group whose layers all stay at their floor or above."""
+    """The filters gone after each step of the walk: the next lowest group whose layers all stay at their floor or above."""
     found: dict[int, list[tuple[str, int]]] = {}
     for layer, written in channels.writes.items():
         for number, group in enumerate(written.tolist()):

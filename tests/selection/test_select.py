@@ -1,4 +1,4 @@
-"""Which filters go: rounding, ties, scopes, the floor, and the table's way through a CSV."""
+"""The filters that go: rounding, ties, scopes, the floor, and the table's way through a CSV."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
