@@ -15,9 +15,11 @@ from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.draft import with_ratio
+from runners.selection.plan import plan
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, removed_filters, select
+from runners.selection.select import choose, removed_filters
 from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
 from runners.storage.keys import Stage
 from runners.storage.stages import Stages
@@ -48,7 +50,7 @@ def run(
     """
     rules = rules_of_rounds(rule, rounds, pace)
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rule)
+    last = plan(channels, rule)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     networks, histories = {"trained": trained}, {"trained": training}
@@ -57,12 +59,13 @@ def run(
 
     def prune_some(network: nn.Module, gone: Gone, number: int, before: Stage) -> tuple[nn.Module, Stage]:
         scores, selection, tuned = stages_of_round(before, number, rounds, pace)
+        planned = with_ratio(last, rules[number - 1].ratio)
         here = trace_channels(network, splits.example)
         found = stages.table(
             scores,
             lambda: in_original_numbers(score(network, here, criteria, splits.score, batch_size=score_batch_size), gone),
         )
-        chosen_now = stages.table(selection, lambda: select(found, chosen, channels, rules[number - 1], gone.of))
+        chosen_now = stages.table(selection, lambda: choose(planned, found, chosen, gone.of))
         pruned = prune(network, here, in_current_numbers(chosen_now, gone))
         smaller, tuning = stages.network(tuned, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
         networks.update({f"pruned_{number}": pruned, f"tuned_{number}": smaller})

@@ -86,7 +86,7 @@ CHECKS: tuple[Check, ...] = (
         "none, mean, l2, max, sqrt_dim, zscore or rank",
         "normalise=none",
     ),
-    ("budget", one_of("filters", "params", "macs"), "filters, params or macs", "budget=filters"),
+    ("ratio_of", one_of("filters", "params", "macs"), "filters, params or macs", "ratio_of=filters"),
     ("coupled", one_of("skip", "group", "mask"), "skip, group or mask", "coupled=skip"),
     ("seed", whole(0, MAX_SEED), "a whole number from 0 to 2^63 - 1", "seed=0"),
     (
@@ -180,14 +180,14 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         "try scope=layer, or one number for ratio",
     ),
     (
-        lambda config: isinstance(config["ratio"], Mapping) and config["budget"] != "filters",
-        "ratio by layer with a budget of the whole network cannot be used; shares of single layers are of filters",
-        "try budget=filters, or one number for ratio",
+        lambda config: isinstance(config["ratio"], Mapping) and config["ratio_of"] != "filters",
+        "ratio by layer with ratio_of=params or macs cannot be used; shares of single layers are of filters",
+        "try ratio_of=filters, or one number for ratio",
     ),
     (
-        lambda config: config["coupled"] == "mask" and config["budget"] != "filters",
-        "coupled=mask with budget=params or macs cannot be used; filters that are only zeroed save neither",
-        "try budget=filters, coupled=skip or coupled=group",
+        lambda config: config["coupled"] == "mask" and config["ratio_of"] != "filters",
+        "coupled=mask with ratio_of=params or macs cannot be used; filters that are only zeroed save neither",
+        "try ratio_of=filters, coupled=skip or coupled=group",
     ),
 )
 

@@ -36,7 +36,7 @@ from runners.process.errors import (
 )
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
-from runners.storage.keys import run_name
+from runners.storage.keys import FIRST_NAMES, run_name
 from runners.sweeping.child import check_code, follow_parent
 
 UNEXPECTED = 1
@@ -185,6 +185,8 @@ def explain(error: Exception) -> str:
         return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
     if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
         given = found.group(1)
+        if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
+            return f"{given} is no option any more; it is called {now} now; try {now}=..."
         return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"

@@ -42,7 +42,9 @@ RUNNER_BOOKKEEPING = frozenset({"looks", "name_after"})
 NAME_AFTER = ("dataset", "model", "runner")
 
 # What a rule of selection is made of.
-RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled")
+RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "ratio_of", "coupled")
+# Option -> its name when results were first stored by it; hashes are of that name.
+FIRST_NAMES = {"ratio_of": "budget"}
 # An option at its default is left out of the hash, so that results stored before the option existed are still found.
 NO_EFFECT: Mapping[str, Any] = {
     "start_layer": 0,
@@ -119,7 +121,7 @@ class Keys:
     def _sections(self, stage: Stage) -> dict[str, Any]:
         """The options that go in, but for those that have no effect."""
         found: dict[str, Any] = {}
-        for option in stage.options:
+        for option in (FIRST_NAMES.get(option, option) for option in stage.options):
             if option in self.options:
                 found[option] = self.options[option]
             elif option in self.contents:
@@ -157,6 +159,7 @@ def file_digest(path: Path) -> str:
 
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
+    config = as_first_written(config)
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
@@ -164,6 +167,11 @@ def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["runner"] = {key: value for key, value in config["runner"].items() if key not in RUNNER_BOOKKEEPING}
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
+
+
+def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in the spelling of the first version, by which results are hashed, so that stored ones are found."""
+    return {FIRST_NAMES.get(key, key): value for key, value in config.items()}
 
 
 def _has_no_effect(key: str, value: Any) -> bool:
