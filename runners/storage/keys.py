@@ -33,7 +33,9 @@ BOOKKEEPING = frozenset(
 )
 # What an experiment sets counts, not what it is called; no preset is no part of a name.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
-DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
+DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
+# Options of data sets that say how training images are augmented, each with its value that changes no image.
+AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,31 @@ def file_digest(path: Path) -> str:
 
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
+    config = as_first_written(config)
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
         kept["names"]["preset"] = preset(config)
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
+
+
+def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in the spelling of the first version, so that stored results are found.
+
+    There, each recipe held the augmentation that is now the data set's (without `augment`: none), and labels were never
+    random. Configs that are spelt so already stay as they are.
+    """
+    dataset = dict(config["dataset"])
+    moved = {key: dataset.pop(key) for key in AUGMENTATION if key in dataset}
+    if dataset.get("random_labels") == 0:
+        del dataset["random_labels"]
+    spelt = {**config, "dataset": dataset}
+    for section in ("recipe", "finetune"):
+        recipe = dict(config[section])
+        augment = recipe.pop("augment", True)
+        spelt[section] = recipe | {key: value if augment else AUGMENTATION[key] for key, value in moved.items()}
+    return spelt
 
 
 def _has_no_effect(key: str, value: Any) -> bool:
