@@ -31,6 +31,9 @@ def mnist(*, data_root: str | None) -> Raw:
         )
     root = Path(data_root)
     check_files(FILES, root)
-    found = [MNIST(root, train=train) for train in (True, False)]
-    train, test = (Pixels(part.data[:, None], part.targets) for part in found)
-    return Raw(train, test, tuple(root / name for name in FILES))
+    return Raw(_read(root, train=True), _read(root, train=False), tuple(root / name for name in FILES))
+
+
+def _read(root: Path, *, train: bool) -> Pixels:
+    found = MNIST(root, train=train)
+    return Pixels(found.data[:, None], found.targets)

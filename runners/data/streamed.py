@@ -169,18 +169,15 @@ def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memor
         DataError: a file that is no whole image.
         ResourceError: a worker was killed.
     """
-    # A generator of its own: otherwise every start would draw a number from the one that dropout uses.
-    loader = DataLoader(
-        views,
-        batch_sampler=index,
-        num_workers=num_workers,
-        collate_fn=_collated,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),
-    )
     with warnings.catch_warnings():
         # Python 3.12 warns of any fork beside threads; the workers decode images on one thread and use nothing else.
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores
+        # A generator of its own: otherwise every start would draw a number from the one that dropout uses.
+        own = torch.Generator()
+        loader = DataLoader(
+            views, batch_sampler=index, num_workers=num_workers, collate_fn=_collated, pin_memory=pin_memory, generator=own
+        )
         coming = iter(loader)
     while True:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from runners.storage.files import write_json
 from runners.storage.keys import digest, file_digest
 
-# A file that is younger may change once more without a new time: clocks of file systems tick up to two seconds apart.
+# A file that is younger may change once more without a new time: some file systems count time in steps of two seconds.
 SETTLED_SECONDS = 10
 READERS = Path(__file__).parents[1] / "data"
 
@@ -21,22 +21,29 @@ def remembered(store: Path, files: Sequence[Path], config: Mapping[str, Any], co
     """
     if not files:
         return content()
-    place = store / "fingerprints" / f"{fingerprint(files, config)}.json"
-    try:
-        return json.loads(place.read_bytes())["content"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = content()
+    note = store / "fingerprints" / f"{fingerprint(files, config)}.json"
+    if found := _noted(note):
+        return found
+    found = content()
     if time.time() - max(path.stat().st_mtime for path in files) > SETTLED_SECONDS:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, {"content": found})
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"content": found})
     return found
 
 
 def fingerprint(files: Sequence[Path], config: Mapping[str, Any]) -> str:
     """Hash of the files' names, sizes and times, of the data set's config, and of the code that reads data.
 
-    The time at which a file's entry changed is included: copying tools set the other one back.
+    It includes the time at which a file's entry changed: tools that copy files set the other time back.
     """
-    facts = [(path, path.stat()) for path in files]
-    entries = [[path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in facts]
-    return digest([entries, dict(config), [file_digest(path) for path in sorted(READERS.glob("*.py"))]])
+    stats = [(path.name, path.stat()) for path in files]
+    facts = [[name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats]
+    return digest([facts, dict(config), [file_digest(path) for path in sorted(READERS.glob("*.py"))]])
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        found = json.loads(note.read_bytes())["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
