@@ -1,6 +1,5 @@
 """Every part of an experiment, built from the config when a runner first names it."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +9,18 @@ from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from runners.data.counter import fold
-from runners.data.splits import Splits
+from runners.data.splits import Splits, make_splits, parted
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
+from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
@@ -88,10 +88,10 @@ class Built:
     @cached_property
     def splits(self) -> Splits:
         """The data set, on the device."""
-        device = self.device
-        given = {key: value for key, value in self.values["dataset"].items() if key != "about"}
-        found: Splits = _instantiate(OmegaConf.create(given), "dataset")
-        size = "x".join(map(str, found.train.pixels.shape[1:]))
+        device, target = self.device, self.values["dataset"]["_target_"]
+        own, common = parted(get_method(target), self.values["dataset"])
+        found = make_splits(_instantiate(OmegaConf.create({"_target_": target, **own}), "dataset"), **common)
+        size = "x".join(map(str, found.example.shape[1:]))
         log.info(
             f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
             f"images of {size}; {self.values['dataset']['about']}"
@@ -100,8 +100,8 @@ class Built:
 
     @cached_property
     def data(self) -> str:
-        """Hash of the images and labels."""
-        return content(self.splits)
+        """Hash of the images and labels; of files that were hashed before and are as they were then, it is looked up."""
+        return remembered(Path(self.values["store"]), self.splits.read, self.values["dataset"], self.splits.content)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -256,13 +256,3 @@ def _instantiate(node: Any, what: str) -> Any:
         raise ConfigError(
             f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
         ) from error
-
-
-def content(splits: Splits) -> str:
-    """Hash of the images and labels, so that other data under the same name is other data."""
-    found = hashlib.sha256()
-    for images in (splits.train, splits.test):
-        for tensor in (images.pixels, images.labels):
-            found.update(str(tuple(tensor.shape)).encode())
-            found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()

@@ -31,8 +31,7 @@ def _recipe_checks(section: str) -> Iterator[Check]:
         "a number from 0 on",
         f"{section}.weight_decay=1e-4",
     )
-    yield f"{section}.crop_padding", whole(0), "a whole number of pixels from 0 on", f"{section}.crop_padding=4"
-    yield f"{section}.flip", one_of(True, False), "true or false", f"{section}.flip=false"
+    yield f"{section}.augment", one_of(True, False), "true or false", f"{section}.augment=false"
 
 
 def _ratio(value: Any) -> bool:
@@ -162,6 +161,17 @@ CHECKS: tuple[Check, ...] = (
     ("dataset.test_share", share, "a share above 0 and below 1", "dataset.test_share=0.2"),
     ("dataset.mean", numbers(-math.inf), "a list of numbers, one a channel", "dataset.mean=[0.5]"),
     ("dataset.std", numbers(0), "a list of numbers above 0, one a channel", "dataset.std=[0.25]"),
+    ("dataset.crop_padding", whole(0), "a whole number of pixels from 0 on", "dataset.crop_padding=4"),
+    ("dataset.flip", one_of(True, False), "true or false", "dataset.flip=false"),
+    ("dataset.random_labels", lambda v: number(v) and 0 <= v <= 1, "a share from 0 to 1", "dataset.random_labels=0"),
+    ("dataset.resize", whole(1, 4096), "a whole number of pixels from 1 to 4096", "dataset.resize=256"),
+    (
+        "dataset.crop_scale",
+        lambda v: v is None or isinstance(v, list) and len(v) == 2 and all(map(number, v)) and 0 < v[0] <= v[1] <= 1,
+        "the least and the most share of an image, above 0 up to 1, or null for no random crops",
+        "dataset.crop_scale=[0.08,1]",
+    ),
+    ("dataset.num_workers", whole(0), "a whole number from 0 on", "dataset.num_workers=2"),
     *_recipe_checks("recipe"),
     *_recipe_checks("finetune"),
 )

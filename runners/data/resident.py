@@ -18,16 +18,28 @@ Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images and the normalisation their network expects."""
+    """Labelled images, the normalisation their network expects, and the augmentation that leaves their labels right.
+
+    Args:
+        crop_padding: pixels of zeros around a training image before it is cropped at random; 0 crops nothing.
+        flip: mirror every second training image, at random.
+    """
 
     pixels: UInt8[Tensor, "images channels h w"]
     labels: Int64[Tensor, " images"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_padding: int = 0
+    flip: bool = False
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    @property
+    def example(self) -> Float[Tensor, "1 channels h w"]:
+        """One normalised image, for tracing and timing."""
+        return self.normalise(self.pixels[:1])
 
     def to(self, device: torch.device) -> "Images":
         """The same images on `device`."""
@@ -49,6 +61,12 @@ class Images:
         nhwc = pixels.permute(0, 2, 3, 1).contiguous()
         mean, std = self._scale
         return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes that make these images: shapes, pixels and labels."""
+        for tensor in (self.pixels, self.labels):
+            yield str(tuple(tensor.shape)).encode()
+            yield tensor.cpu().numpy().tobytes()
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images once, in their own order; the last batch may be smaller."""

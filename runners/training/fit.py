@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import Draw, augmentation
+from runners.data.resident import Draw, Images, augmentation
 from runners.data.splits import Splits
 from runners.measuring.evaluate import evaluate
 from runners.storage.resume import Checkpoints
@@ -88,7 +88,12 @@ def fit_together(
     Raises:
         Exception: as `fit`; on a GPU, the first after the others have ended.
     """
-    draw = augmentation(splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    assert isinstance(splits.train, Images)
+    draw = augmentation(
+        splits.train,
+        crop_padding=splits.train.crop_padding if recipe.augment else 0,
+        flip=splits.train.flip and recipe.augment,
+    )
     works = [_train(start, splits, draw, recipe, optimizer, engine, label) for start in starts]
     return together(works, splits.train.labels.device)
 

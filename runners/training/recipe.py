@@ -17,8 +17,7 @@ class Recipe:
     Args:
         lr: the learning rate that `schedule` multiplies.
         schedule: (time in epochs, epochs) -> factor, asked before every step.
-        crop_padding: pixels of zeros around an image before it is cropped at random; 0 crops nothing.
-        flip: mirror every second image, at random.
+        augment: crop and mirror training images as the data set says.
     """
 
     epochs: int
@@ -26,8 +25,7 @@ class Recipe:
     lr: float
     weight_decay: float
     schedule: Callable[[float, int], float]
-    crop_padding: int
-    flip: bool
+    augment: bool = True
 
     def rate(self, time: float) -> float:
         """The learning rate after `time` epochs."""

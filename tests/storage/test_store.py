@@ -996,3 +996,37 @@ def test_half_precision_weights_are_taken(tmp_path: Path) -> None:
     blank = network(1)
     load_weights(blank, tmp_path / "a.pt")
     assert torch.equal(blank.get_parameter("3.weight"), state["3.weight"].float())
+
+
+def test_augmentation_moved_to_the_data_set_keeps_every_key() -> None:
+    first = changed(
+        recipe__crop_padding=4, recipe__flip=True, finetune__crop_padding=0, finetune__flip=False, dataset__num_classes=10
+    )
+    now = changed(
+        dataset__crop_padding=4,
+        dataset__flip=True,
+        dataset__num_classes=10,
+        dataset__random_labels=0.0,
+        dataset__num_workers=2,
+        recipe__augment=True,
+        finetune__augment=False,
+    )
+    assert keys.influential(now) == keys.influential(first)
+    assert chain(now, "data") == chain(first, "data") and run_name(now) == run_name(first)
+    assert keys.as_first_written(keys.as_first_written(now)) == keys.as_first_written(now)
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"recipe__augment": False}, {"trained", "scores", "selection", "tuned"}),
+        ({"finetune__augment": False}, {"tuned"}),
+        ({"dataset__flip": False}, {"trained", "scores", "selection", "tuned"}),
+        ({"dataset__random_labels": 0.5}, set(STAGES)),
+        ({"dataset__num_workers": 7}, set()),
+    ],
+)
+def test_augmentation_changes_what_is_trained_with_it(change: dict[str, Any], stages: set[str]) -> None:
+    both = {"dataset__flip": True, "dataset__crop_scale": [0.08, 1], "dataset__num_workers": 2}
+    ours, theirs = chain(changed(**both), "data"), chain(changed(**both | change), "data")
+    assert {stage for stage in STAGES if ours[stage] != theirs[stage]} == stages

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.data.fake import fake
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.process.errors import ConfigError, NumericalError
 from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
@@ -38,7 +38,7 @@ from runners.training.lanes import in_turn
 from runners.training.recipe import Recipe
 
 # Seven steps an epoch, the last of two images: its own capture, in the fourth epoch.
-RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
+RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1))
 VGG = partial(cifar_vgg_bn, depth=11)
 ASKS_THE_HOST = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::is_nonzero"}
 
@@ -103,7 +103,9 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 def data(device: torch.device) -> Splits:
     shape = {"num_images": 50, "channels": 2, "image_size": 6, "num_classes": 3}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * 2, std=(0.2,) * 2, seed=0).to(device)
+    return load(
+        fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 2, "std": (0.2,) * 2, "seed": 0, "crop_padding": 1, "flip": True}
+    ).to(device)
 
 
 def blank(device: torch.device, seed: int = 1) -> nn.Module:
@@ -332,7 +334,7 @@ def test_one_that_fails_lets_the_others_end_first() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same_up_to_rounding(place: Place, tmp_path: Path) -> None:
-    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant, 1, True)
+    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant)
     engines = {"plain": Engine("fp32"), "compiled": Engine("fp32", compiled=True), "again": Engine("fp32", compiled=True)}
     network = blank(place.device)
     network.register_module("3", nn.Identity())  # a compiled network draws its dropout in another way

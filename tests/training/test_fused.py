@@ -15,7 +15,7 @@ from torch.optim import SGD
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn, cifar_vgg_rethink
 from runners.data.fake import fake
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.process.errors import ConfigError
 from runners.process.interruption import Preempted
 from runners.pruning.zero import zero
@@ -365,7 +365,9 @@ def test_a_network_is_traced_as_it_trains(tmp_path: Path) -> None:
 
 def data() -> Splits:
     shape = {"num_images": 50, "channels": 3, "image_size": 16, "num_classes": 4}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * 3, std=(0.2,) * 3, seed=0)
+    return load(
+        fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 3, "std": (0.2,) * 3, "seed": 0, "crop_padding": 1, "flip": True}
+    )
 
 
 FUSED = Engine("bf16", fused=True)
@@ -374,7 +376,7 @@ original = Engine.forward
 
 def train(folder: Path, *, engine: Engine = FUSED, network: nn.Module | None = None) -> Fitted:
     torch.manual_seed(0)
-    recipe = Recipe(2, 16, 0.05, 1e-3, schedule.constant, 1, True)
+    recipe = Recipe(2, 16, 0.05, 1e-3, schedule.constant)
     settings = {"recipe": recipe, "optimizer": partial(SGD, momentum=0.9), "engine": engine, "seed": 0, "label": "train"}
     return fit(network or cifar_resnet(depth=8, num_classes=4), data(), Checkpoints(folder), **settings)
 
