@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
 
 from runners.process.errors import ConfigError
 
@@ -36,14 +39,14 @@ class Rule:
     """
 
     ratio: float | Mapping[str, float]
-    scope: str = "layer"
-    rounding: str = "floor_pruned"
-    min_keep: float = 1
-    start_layer: int = 0
-    normalise: str = "none"
+    scope: Literal["layer", "global"] = "layer"
+    rounding: Literal["floor_pruned", "floor_kept", "nearest"] = "floor_pruned"
+    min_keep: Annotated[float, Gt(0)] = 1
+    start_layer: Annotated[int, Ge(0)] = 0
+    normalise: Literal["none", "mean", "l2", "max", "sqrt_dim", "zscore", "rank"] = "none"
     skip: Sequence[str | int] = ()
-    budget: str = "filters"
-    coupled: str = "skip"
+    budget: Literal["filters", "params", "macs"] = "filters"
+    coupled: Literal["skip", "group", "mask"] = "skip"
 
     def floor(self, n_filters: int) -> int:
         """Filters that stay in a layer of `n_filters`."""
