@@ -16,6 +16,7 @@ from torch import nn
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
+from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
@@ -113,7 +114,10 @@ class Built:
         return network
 
     def _network(self) -> nn.Module:
-        network: nn.Module = _instantiate(self.config.model, "model")
+        factory, changes = in_parts(self.values["model"])
+        network: nn.Module = _instantiate(OmegaConf.create(factory), "model")
+        for change in changes:
+            network = _instantiate(OmegaConf.create(change), change["_target_"], network)
         return network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     @cached_property
@@ -244,10 +248,10 @@ def _prepare_torch() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _instantiate(node: Any, what: str) -> Any:
+def _instantiate(node: Any, what: str, *given: Any) -> Any:
     """Builds one node; what its function says against its arguments becomes one line."""
     try:
-        return instantiate(node, _convert_="object")
+        return instantiate(node, *given, _convert_="object")
     except InstantiationException as error:
         cause = error.__cause__ or error
         reason = (str(cause).strip().splitlines() or [""])[0]

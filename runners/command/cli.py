@@ -34,6 +34,7 @@ from runners.process.errors import (
     is_out_of_memory,
     user_error_behind,
 )
+from runners.process.hydra_private import written
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
 from runners.storage.keys import FIRST_NAMES, run_name
@@ -219,7 +220,7 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
     for key in config:
         found.append(f"{prefix}{key}")
         if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
-            node = config._get_node(key)
+            node = written(config, key)
             if OmegaConf.is_dict(node):
                 found += _keys(node, f"{prefix}{key}.")
     return found
