@@ -257,8 +257,11 @@ class FinishWithAnotherView(FisherRatio):
         return state.double().mean(0) + layer
 
 
-class AtAnotherSite(FisherRatio):
+class AtAnotherSite(MeanOverImages):
     site: Any = "relu"
+
+    def score(self, batch: Activations) -> Tensor:
+        return batch.averages
 
 
 def test_needs() -> None:
@@ -276,7 +279,7 @@ def test_needs() -> None:
     with pytest.raises(TypeError, match=r"site is 'relu'; it takes \['post_act', 'conv_out'\]"):
         needs(AtAnotherSite())
     with pytest.raises(TypeError, match="APoZ is a class, .* leave _partial_ out"):
-        needs(partial(APoZ, threshold=1))
+        needs(partial(APoZ, threshold=1))  # pyright: ignore[reportArgumentType]
     for wrong in (lambda layer: layer.filters.sum(1), with_another_view, without_layer):
         for criterion in (wrong, partial(wrong)):
             with pytest.raises(TypeError, match=f"{wrong.__name__} must annotate its argument 'layer' with one of"):
