@@ -2,11 +2,11 @@
 
 A function `layer -> Scores` sees a layer once: `Label`, `Weights`, `BatchNorm` or `Gradients`. A `DataCriterion` sees batches
 of images as they pass: `Inputs`, `Activations`, `Gates` or `BatchGradients`; its `finish` may ask for one view of the layer
-as well. What no criterion asks for is not computed. Three ways to begin a criterion:
+as well. A view that no criterion asks for is not computed. Three ways to write a criterion:
 
-    def l1(layer: Weights) -> Scores                                # from the filters alone
-    class APoZ(MeanOverImages): def score(self, batch: Activations) # a mean over images; says only the score of each
-    class Wanda(DataCriterion): def reduce(self, batch: Inputs); def finish(self, state, layer: Weights)
+    l1(layer: Weights)                                               a function of the filters
+    APoZ(MeanOverImages): score(self, batch: Activations)            a mean over images of each image's score
+    Wanda(DataCriterion): reduce(self, batch: Inputs), finish(self, state, layer: Weights)
 """
 
 import inspect
@@ -88,7 +88,7 @@ class Weights:
     def distances(self) -> Float64[Tensor, "out out"]:
         """Euclidean distances between all filters.  [weight units]
 
-        From the Gram matrix; the few filters so near another that the squares cancel in it are compared themselves.
+        From the Gram matrix. Where two filters are so near that the squares cancel in it, their difference is taken instead.
         """
         squares, distances, crowded = self.gram.diagonal(), torch.empty_like(self.gram), []
         for some, inner, mine in zip(*(each.split(ROWS) for each in (distances, self.gram, squares)), strict=True):
