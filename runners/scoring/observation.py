@@ -143,11 +143,11 @@ class _Observed(fx.Interpreter):
             output = value.detach().clone() if changed_in_place(self.module, n) else value.detach()
             version, labels = output._version, self.labels
 
-            def show(grad: Tensor) -> None:
+            def look(grad: Tensor) -> None:
                 assert output._version == version, f"{n} was overwritten before its gradient came"
                 self._show(watchers, Gates(output, grad, labels=labels))
 
-            value.register_hook(show)
+            value.register_hook(look)
         return value
 
     def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:

@@ -157,6 +157,8 @@ def _scores(criterion: Criterion, views: Mapping[type, Any], state: Tensor | Non
 
 
 def _check_members(name: str, ensemble: Ensemble, criteria: Mapping[str, Ranking]) -> None:
+    if len(set(ensemble.members)) < len(ensemble.members):
+        raise ConfigError(f"criterion {name!r} has the members {list(ensemble.members)}; each counts once; take the others out")
     known = [other for other, each in criteria.items() if not isinstance(each, Ensemble)]
     if unknown := [member for member in ensemble.members if member not in known]:
         raise ConfigError(

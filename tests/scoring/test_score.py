@@ -244,7 +244,7 @@ def test_a_residual_that_is_too_large_is_a_warning(caplog: pytest.LogCaptureFixt
 
 
 def site_of(network: nn.Module, layer: str) -> list[str]:
-    """What the site behind the activation function is: a module, or an operation."""
+    """The site behind the activation function: a module, or an operation."""
     traced = follow(network.eval())
     return [str(node.target if node.op == "call_module" else node.name) for node in find_sites(traced, layer)["post_act"]]
 
