@@ -23,14 +23,15 @@ def repeats(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
         One row a group, in order of appearance: `by`, and of every column `_mean`, `_sd` and `_n` as `mean_sd_n` gives
         them, so that columns of one row can differ in n.
     """
-    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy()
+    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy(int)
     first = table[list(by)].iloc[np.unique(group, return_index=True)[1]].reset_index(drop=True)
     order = np.argsort(group, kind="stable")
-    ends = np.cumsum(np.bincount(group)) if len(group) else []
+    sizes = np.bincount(group)
+    ends = np.cumsum(sizes)
     found = {}
     for column in columns:
         values = table[column].to_numpy(float)[order].tolist()
-        rows = [mean_sd_n(values[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        rows = [mean_sd_n(values[start:end]) for start, end in zip(ends - sizes, ends, strict=True)]
         for number, what in enumerate(("mean", "sd", "n")):
             found[f"{column}_{what}"] = [row[number] for row in rows]
     return first.assign(**found)

@@ -94,7 +94,7 @@ def latex_page(sweep: Sweep, collected: Collected, repeated: Mapping[str, OverSe
         about = f"% {_ascii(name)}: {_ascii(next(iter(repeated[name].values)))}"
         few = len(table.rows) <= MOST_ROWS
         lines += [about, table.latex()] if few else [f"{about}: {len(table.rows)} rows, in the CSV"]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _ascii(text: str) -> str:

@@ -21,7 +21,7 @@ def test_status_and_report_are_of_the_newest_sweep_and_make_no_run(command: Comm
     seen = command("runner=status")
     assert seen.code == 0 and seen.out.startswith("2 jobs: 2 missing\n") and "run.py -m seed=0,1" in seen.out
     made = command("runner=report", f"sweep={folder}")
-    assert made.code == 0 and (folder / "rows.csv").is_file() and "0 of 2 jobs" in made.out
+    assert made.code == 0 and (folder / "missing.csv").is_file() and "0 of 2 jobs" in made.out
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"sweeps"}
 
 
