@@ -1,11 +1,14 @@
-"""Whether a criterion tells the filters of a layer apart at all: the spread of its scores."""
+"""Spread of a criterion's scores within a layer: near 0, the criterion cannot tell the filters apart."""
 
 import numpy as np
 import pandas as pd
 
+from analysis.runs import run_by_run
+
 APPLICABILITY_COLUMNS = ["layer", "index", "criterion", "n_filters", "mean", "variance", "var_r", "cv2", "min_to_mean", "note"]
 
 
+@run_by_run
 def applicability(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread of every criterion's scores, layer by layer.
 

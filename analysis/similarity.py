@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from analysis.runs import run_by_run
+
 SPEARMAN_COLUMNS = ["layer", "index", "criterion_a", "criterion_b", "rho", "n_filters", "note"]
 POOLED_COLUMNS = ["criterion_a", "criterion_b", "rho", "n_filters", "n_layers", "note"]
 FEWEST_FILTERS = 3
@@ -38,6 +40,7 @@ def spearman(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SPEARMAN_COLUMNS)
 
 
+@run_by_run
 def pooled_spearman(scores: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of every pair of criteria over the filters of all layers together.  [-1..1]
 
