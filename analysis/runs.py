@@ -1,34 +1,28 @@
 """Functions of one run's table, applied to a table of many runs."""
 
 from collections.abc import Callable
-from functools import wraps
 
 import pandas as pd
 
 RUN = "run"
 
 
-def run_by_run(of_one_run: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """The same function, also of a table with the rows of many runs: its results for each `run`, one below the other.
+def run_by_run(of_one_run: Callable[[pd.DataFrame], pd.DataFrame], table: pd.DataFrame) -> pd.DataFrame:
+    """The result of `of_one_run` for the rows of each `run`, one below the other; of a table of one run, simply its result.
 
-    Columns that are constant within every run (`seed`, `ratio`, ...) are kept. Without it, filters of several networks would
-    be taken for those of one.
+    Columns that are constant within every run (`seed`, `ratio`, ...) are kept in front. Without it, filters of several
+    networks would be taken for those of one.
     """
-
-    @wraps(of_one_run)
-    def of_all_runs(scores: pd.DataFrame) -> pd.DataFrame:
-        if RUN not in scores or scores[RUN].nunique() < 2:
-            return of_one_run(scores)
-        runs = scores.groupby(RUN, sort=False)
-        constant = [column for column in scores if (runs[column].nunique(dropna=False) == 1).all()]
-        found: list[pd.DataFrame] = []
-        for _, part in runs:
-            made = of_one_run(part)
-            about = {column: part[column].iloc[0] for column in constant if column not in made}
-            found.append(made.assign(**about)[[*about, *made]])
-        return pd.concat(found, ignore_index=True)
-
-    return of_all_runs
+    if RUN not in table or table[RUN].nunique() < 2:
+        return of_one_run(table)
+    runs = table.groupby(RUN, sort=False)
+    constant = [str(column) for column in table if (runs[[column]].nunique(dropna=False) == 1).all(axis=None)]
+    found: list[pd.DataFrame] = []
+    for _, part in runs:
+        made = of_one_run(part)
+        about = {column: part[column].iloc[0] for column in constant if column not in made}
+        found.append(made.assign(**about)[[*about, *made]])
+    return pd.concat(found, ignore_index=True)
 
 
 def check_one_run(*tables: pd.DataFrame) -> None:

@@ -26,7 +26,7 @@ def test_learning_curves_are_of_the_columns_that_the_legend_names() -> None:
             [line] = axes.lines
             np.testing.assert_array_equal(line.get_xydata(), part[["epoch", "train_loss_nats"]])
         else:
-            labels = [text.get_text() for text in axes.get_legend().get_texts()]
+            labels = axes.get_legend_handles_labels()[1]
             assert axes.get_ylabel() == "top-1 [%]" and labels == ["training", "test"]
             for line, label in zip(axes.lines, labels, strict=True):
                 assert line.get_label() == label

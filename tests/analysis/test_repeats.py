@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.repeats import layer_means, mean_sd_n, repeats
@@ -40,6 +40,7 @@ def test_an_infinite_value_is_refused() -> None:
         mean_sd_n([1, math.inf])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8), st.randoms())
 def test_order_changes_no_bit_and_numpy_agrees(values: list[float], random: object) -> None:
     shuffled = values.copy()
@@ -50,6 +51,7 @@ def test_order_changes_no_bit_and_numpy_agrees(values: list[float], random: obje
     np.testing.assert_allclose([mean, sd], [np.mean(values), np.std(values, ddof=1)], rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([nan, 0.1, 1, 2, 1e9])), max_size=20))
 def test_groups_are_those_of_a_slow_loop(rows: list[tuple[str, float]]) -> None:
     found = repeats(pd.DataFrame(rows, columns=["name", "value"]), ["name"], ["value"])

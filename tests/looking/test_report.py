@@ -306,7 +306,7 @@ def test_reports_are_made_of_the_tables_of_the_whole_sweep(done: Path) -> None:
         ("0.5", "83.0", "'=Li 2017"),
     ]
     assert column(done / "against.csv", "ratio", "below") == [("0.1", "0.5"), ("0.5", "1.5")]
-    assert (done / "curve.png").stat().st_size > 1000 and "curve: curve.png." in text
+    assert (done / "curve.png").stat().st_size > 1000 and "\ncurve: curve.png\n" in text
     assert "| ratio | top1_pct | paper    |" in text and "| 0.5   | 83       | =Li 2017 |" in text
     content = {path.name: path.read_bytes() for path in done.glob("*.csv")}
     assert report.report(done, reports) == text, "its own tables are no tables of the sweep"
@@ -314,7 +314,7 @@ def test_reports_are_made_of_the_tables_of_the_whole_sweep(done: Path) -> None:
 
 
 def counted(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.groupby("run", as_index=False)["score"].count()
+    return scores.groupby("run", as_index=False).agg(score=("score", "count"))
 
 
 def test_a_report_may_ask_for_a_table_that_run_json_does_not_list(tmp_path: Path) -> None:
@@ -336,7 +336,8 @@ def test_a_report_that_cannot_be_made_is_one_line_and_leaves_the_rest(done: Path
         report.report(done, {"counted": partial(counted)})
     assert "4 of 4 jobs" in (done / "report.md").read_text() and not (done / "counted.csv").exists()
     with pytest.raises(ConfigError, match="reports.curve cannot be made of these tables .*reports.curve=null"):
-        report.report(done, {"curve": partial(lambda accuracy: accuracy["no such"])})
+        report.report(done, {"curve": partial(lambda accuracy: accuracy["no such"]), "best": partial(best, stage="tuned")})
+    assert len(rows(done / "best.csv")) == 2
 
 
 def test_a_folder_that_takes_no_files(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
