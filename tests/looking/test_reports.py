@@ -1,6 +1,7 @@
 """Reports: tables and figures that an experiment's YAML asks for by the names of their arguments."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.matrices import criteria_matrices, matrix
-from runners.command.reports import Report, apply_reports, check_reports
+from runners.looking.reports import Report, Stored, apply_reports, asked_for, build_reports
 from runners.process.errors import ConfigError
 from support import Command
 
@@ -27,39 +28,61 @@ def drawn(double: pd.DataFrame, scores: pd.DataFrame) -> Figure:
 
 
 def test_reports_read_tables_by_name_and_each_other_in_order() -> None:
-    tables, figures = apply_reports({"scores": SCORES}, {"double": partial(double, times=3), "drawn": partial(drawn)})
-    assert tables["double"]["score"].tolist() == [3.0, 6.0] and isinstance(figures["drawn"], Figure)
-    assert set(tables) == {"double"}, "the runner's own tables are not made again"
+    tables = {"scores": SCORES}
+    made, figures = apply_reports(tables, {"double": partial(double, times=3), "drawn": partial(drawn)})
+    assert list(made) == ["double"] and made["double"]["score"].tolist() == [3.0, 6.0]
+    assert list(figures) == ["drawn"] and set(tables) == {"scores"}
+
+
+def test_what_the_yaml_sets_is_no_table() -> None:
+    assert asked_for({"double": partial(double, times=3), "drawn": partial(drawn)}) == {"scores", "double"}
+    made, _ = apply_reports({"scores": SCORES, "times": SCORES}, {"double": partial(double, times=3)})
+    assert made["double"]["score"].tolist() == [3.0, 6.0]
 
 
 @pytest.mark.parametrize(
     ("reports", "told"),
     [
-        (
-            {"drawn": partial(drawn), "double": partial(double)},
-            "reports.drawn needs the table 'double'; this runner has scores;",
-        ),
+        ({"drawn": partial(drawn), "double": partial(double)}, r"reports.drawn asks for .*'double'.* there is scores"),
         ({"scores": partial(double)}, "reports.scores bears the name of a table"),
+        ({"curve": partial(double)}, "reports.curve bears the name of a table or figure"),
+        ({"double": partial(lambda scores: scores["layer"])}, "reports.double cannot be made .*layer"),
+        ({"double": partial(lambda scores: scores.set_axis([1, 2], axis=1))}, "reports.double cannot be made"),
     ],
 )
 def test_a_report_that_cannot_be_made_is_one_line(reports: dict[str, Report], told: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        apply_reports({"scores": SCORES}, reports)
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=told) as caught:
+        apply_reports({"scores": SCORES}, reports, taken=["curve"])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("report", "told"),
+    ("spec", "told"),
     [
-        (partial(double, **{"tims": 3}), "reports.double.tims is no option; it takes scores, times;"),
-        (SCORES, "reports.double is no function of tables; its YAML needs _partial_: true;"),
+        (
+            {"_target_": "analysis.spread.random_spread", "_partial_": True, "tims": 3},
+            "reports.double.tims is no option; it takes random",
+        ),
+        ({"_target_": "builtins.dict"}, "reports.double is no function of tables; its YAML needs _partial_: true;"),
+        ({"_target_": "analysis.spread.no_such", "_partial_": True}, "reports.double cannot be built .*no_such"),
     ],
 )
-def test_a_wrong_report_is_found_before_anything_runs(report: Any, told: str) -> None:
-    check_reports({"double": partial(double, times=3)})
-    with pytest.raises(ConfigError) as caught:
-        check_reports({"double": report})
-    assert str(caught.value).startswith(told)
+def test_a_wrong_report_is_found_before_anything_runs(spec: dict[str, Any], told: str) -> None:
+    right = {"_target_": "analysis.spread.random_spread", "_partial_": True}
+    assert list(build_reports({"double": right, "left_out": None})) == ["double"]
+    with pytest.raises(ConfigError, match=told) as caught:
+        build_reports({"double": spec})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_tables_of_a_folder_are_read_when_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("layer,score\n1,0.5\n")
+    (tmp_path / "of_a_report.csv").write_text("score\n1\n")
+    found = Stored(tmp_path, ["scores", "gone"])
+    assert list(found) == ["gone", "scores"] and len(found) == 2 and "of_a_report" not in found and "gone" in found
+    assert found["scores"].to_dict("records") == [{"layer": "1", "score": 0.5}]
+    with pytest.raises(KeyError):
+        found["of_a_report"]
 
 
 def pairs(values: dict[tuple[str, str], float], index: int = 1) -> pd.DataFrame:
