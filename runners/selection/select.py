@@ -101,7 +101,8 @@ def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable
         NumericalError: scores that are not finite.
     """
     units, writes = plan.units, plan.channels.writes
-    chosen = scores[scores["criterion"] == criterion].sort_values(["index", "filter"])
+    chosen = scores[scores["criterion"] == criterion]
+    chosen = chosen.iloc[np.lexsort((chosen["filter"], chosen["index"]))]
     pool = {str(layer): part["score"].to_numpy(dtype=float) for layer, part in chosen.groupby("layer", sort=False)}
     layers = [layer for family in units.families for layer in family]
     _check(pool, criterion, layers)
