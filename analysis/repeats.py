@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import SupportsFloat
 
+import numpy as np
 import pandas as pd
 
 PAIR = ["criterion_a", "criterion_b"]
@@ -22,12 +23,17 @@ def repeats(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
         One row a group, in order of appearance: `by`, and of every column `_mean`, `_sd` and `_n` as `mean_sd_n` gives
         them, so that columns of one row can differ in n.
     """
-    names = [f"{column}_{what}" for column in columns for what in ("mean", "sd", "n")]
-    rows = [
-        (*key, *(value for column in columns for value in mean_sd_n(part[column].astype(float))))
-        for key, part in table.groupby(list(by), sort=False, dropna=False)
-    ]
-    return pd.DataFrame(rows, columns=[*by, *names])
+    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy()
+    first = table[list(by)].iloc[np.unique(group, return_index=True)[1]].reset_index(drop=True)
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group)) if len(group) else []
+    found = {}
+    for column in columns:
+        values = table[column].to_numpy(float)[order].tolist()
+        rows = [mean_sd_n(values[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        for number, what in enumerate(("mean", "sd", "n")):
+            found[f"{column}_{what}"] = [row[number] for row in rows]
+    return first.assign(**found)
 
 
 def mean_sd_n(values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
@@ -42,6 +48,8 @@ def mean_sd_n(values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
     known = [value for value in map(float, values) if not math.isnan(value)]
     if any(math.isinf(value) for value in known):
         raise ValueError("an infinite value has no deviation from a mean; values must be finite, or nan to be left out")
+    if len(set(known)) == 1:  # the usual case of columns such as params
+        return known[0] + 0.0, 0.0 if len(known) > 1 else math.nan, len(known)
     mean = statistics.mean(known) if known else math.nan
     sd = statistics.stdev(known) if len(known) > 1 else math.nan
     return mean, sd, len(known)
@@ -62,9 +70,3 @@ def layer_means(spearman: pd.DataFrame) -> pd.DataFrame:
     rho = spearman.groupby(PAIR, sort=False)["rho"]
     table = pd.DataFrame({"rho": rho.mean(), "n_layers": rho.size(), "n_empty": rho.size() - rho.count()})
     return table.reset_index()[LAYER_MEANS_COLUMNS]
-
-
-def empty_layers(spearman: pd.DataFrame) -> pd.DataFrame:
-    """How many layers have no rank correlation, and why: one row a pair and `note`, `n_layers` of them."""
-    empty = spearman[spearman["rho"].isna()]
-    return empty.groupby([*PAIR, "note"]).size().rename("n_layers").reset_index()

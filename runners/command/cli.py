@@ -21,6 +21,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from runners.command.arguments import CONF, check_arguments
 from runners.command.gate import resolved
+from runners.command.summary import summary
 from runners.command.watchdog import watched
 from runners.process.environment import variable
 from runners.process.errors import (
@@ -36,7 +37,7 @@ from runners.process.errors import (
 from runners.process.hydra_private import written
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
-from runners.storage.keys import run_name
+from runners.storage.keys import FIRST_NAMES, run_name
 from runners.sweeping.child import check_code, follow_parent
 
 UNEXPECTED = 1
@@ -88,7 +89,7 @@ def run(config: DictConfig, root: Path) -> int:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if run_folder.is_done(folder) and not config.rerun:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
-        return _show(folder)
+        return _finished(config, folder)
     values = resolved(config)
     _listen()
     warnings.filterwarnings("ignore")
@@ -105,7 +106,7 @@ def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Pat
         from runners.command.build import execute
 
         execute(config, values, folder, root)
-        return _show(folder)
+        return _finished(config, folder)
     except UserError as error:
         by_hand = isinstance(error, Preempted) and requested() == signal.SIGINT.name
         return _give_up(folder, error, str(error), INTERRUPTED if by_hand else error.exit_code, debug=config.debug)
@@ -135,9 +136,15 @@ def _listen() -> None:
     signal.signal(signal.SIGINT, first)
 
 
-def _show(folder: Path) -> int:
-    from runners.command.summary import summary
+def _finished(config: DictConfig, folder: Path) -> int:
+    """Makes the reports of a finished run and shows it."""
+    if config.reports:
+        from runners.command.build import write_reports
 
+        try:
+            write_reports(resolved(config), folder)
+        except UserError as error:
+            return _fail(str(error), error.exit_code)
     print(summary(folder))
     print(folder, flush=True)
     return 0
@@ -179,6 +186,8 @@ def explain(error: Exception) -> str:
         return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
     if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
         given = found.group(1)
+        if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
+            return f"{given} is no option any more; it is called {now} now; try {now}=..."
         return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"

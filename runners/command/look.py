@@ -7,17 +7,22 @@ from typing import Any
 from hydra.utils import get_method
 
 from runners.looking.seen import Seen
+from runners.process.inject import call
 
 
 def look(values: Mapping[str, Any]) -> Seen:
-    """What the config's runner sees; its arguments are options of its YAML, or of the whole config.
+    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config.
 
     Raises:
         UserError: there is nothing to look at, or it is damaged.
     """
     runner = get_method(values["runner"]["_target_"])
     options = {**values, **values["runner"], "sweep": values["sweep"] or experiment(values)}
-    return runner(**{name: options[name] for name in inspect.signature(runner).parameters})
+    if "reports" in inspect.signature(runner).parameters:
+        from runners.looking.reports import build_reports  # brings pandas in
+
+        options["reports"] = build_reports(values["reports"])
+    return call(runner, options)
 
 
 def experiment(values: Mapping[str, Any]) -> str | None:

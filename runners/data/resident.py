@@ -26,7 +26,7 @@ class Images:
     std: tuple[float, ...]
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Images":

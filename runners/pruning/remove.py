@@ -97,7 +97,7 @@ def _groups(channels: Channels, removed: Removed) -> set[int]:
     groups = {int(group) for layer, filters in removed.items() for group in channels.writes[layer][list(filters)]}
     for group in groups:
         if reason := channels.fixed.get(group):
-            layers = ", ".join(channels.writers[group])
+            layers = ", ".join(layer for layer, written in channels.writes.items() if group in written)
             raise ConfigError(f"a filter of {layers} cannot be removed: it {reason}; leave it out")
     return groups
 

@@ -1,4 +1,4 @@
-"""Where numbers come from: code, versions, hardware."""
+"""Provenance of numbers: code, versions, hardware."""
 
 import platform
 import resource
@@ -31,7 +31,7 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
 
 
 def numerics(device: torch.device, *, fused: bool) -> str:
-    """What rounding depends on: results of one class repeat bit for bit, others to within rounding.
+    """Numerics class, on which rounding depends: results of one class repeat bit for bit, others to within rounding.
 
     Args:
         fused: training steps are.

@@ -1,38 +1,12 @@
 """The jobs of a sweep: composed once, all of them before the first begins."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from runners.process import hydra_private
 from runners.process.hydra_private import Overrides
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        number: its place in the grid, from 0.
-        overrides: the command line of the run.
-        values: what the sweep varies, and what this job has there, as plain values.
-        name: of its folder; ends in the hash of everything that influences its results.
-        folder: where its results go.
-    """
-
-    number: int
-    overrides: Overrides
-    values: Mapping[str, Any]
-    name: str
-    folder: Path
-
-    def __str__(self) -> str:
-        """What tells it from the other jobs."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.values.items()) or self.name
 
 
 def unfolded(config: DictConfig) -> list[Overrides]:
@@ -56,7 +30,7 @@ def varied(jobs: Sequence[Overrides]) -> list[str]:
 
 
 def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
-    """What an option of a job is: the plain value at its dotted key, or the name of the chosen file."""
+    """Value of an option of a job: the plain value at its dotted key, or the name of the chosen file."""
     found = OmegaConf.select(config, option)
     if OmegaConf.is_dict(found) or found is None:
         return _pairs(overrides)[option]
@@ -66,7 +40,3 @@ def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
 def _pairs(overrides: Overrides) -> dict[str, str]:
     pairs = (override.partition("=") for override in overrides)
     return {key.lstrip("+"): value for key, _, value in pairs}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

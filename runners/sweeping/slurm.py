@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from runners.process.errors import INTERRUPTED, UserError
 from runners.storage import folder as run_folder
 from runners.storage.code import code
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin_sweep, not_done
 from runners.sweeping.outcomes import Outcome, Teller, raise_if_failed, tables_of
 from runners.sweeping.pool import SOURCES
@@ -130,7 +130,7 @@ def _tell_of_obstacles(there: Mapping[str, str], known: set[str]) -> None:
 
 
 def _end(job: Job, before: Mapping[str, Any], *, lost: bool) -> tuple[bool, int | None]:
-    """Whether the end of a job that has left the queue is known by now, and its exit code, None if nobody wrote one."""
+    """True if the end of a job that has left the queue is known by now; and its exit code, None if nobody wrote one."""
     if run_folder.is_done(job.folder):
         return True, 0
     status = _status(job)

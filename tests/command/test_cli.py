@@ -25,6 +25,7 @@ COMPOSITION = (
     (["runner=oneshot"], "did you mean runner=one_shot"),
     (["experiment=nothing"], "experiment=nothing is unknown"),
     (["hydra/launcher=nothing"], "hydra/launcher=nothing is unknown; hydra/launcher is one of basic"),
+    (["budget=params"], "budget is no option any more; .*try ratio_of="),
     (["ratoi=0.3"], "ratoi is no option; .*did you mean ratio"),
     (["recipe.epoch=3"], "recipe.epoch is no option; .*did you mean recipe.epochs"),
     (["epochs=3"], "epochs is no option; .*recipe.epochs or finetune.epochs"),
@@ -63,19 +64,19 @@ COMPOSITION = (
     (["hang_minutes=0"], "hang_minutes=0 cannot be used; it is a number of minutes above 0, or null"),
     (["skip=[0]"], "skip=.* cannot be used; it is a list of layers"),
     (["normalise=l1"], "normalise=l1 cannot be used; it is none, mean, l2"),
-    (["budget=flops"], "budget=flops cannot be used; it is filters, params or macs"),
+    (["ratio_of=flops"], "ratio_of=flops cannot be used; it is filters, params or macs"),
     (["coupled=true"], "coupled=True cannot be used; it is skip, group or mask"),
     (["ratio={conv1:1}"], "ratio=.* cannot be used; .* or layers with their shares"),
     (["ratio={}"], "ratio=.* cannot be used; .* or layers with their shares"),
     (["preset=resnet56_c"], "preset=resnet56_c is unknown; .*did you mean preset=resnet56_"),
     (["preset=resnet56_b", "scope=global"], "ratio by layer with scope=global cannot be used; .*try scope=layer"),
     (
-        ["preset=resnet56_b", "budget=macs"],
-        "ratio by layer with a budget of the whole network cannot be used; .*budget=filters",
+        ["preset=resnet56_b", "ratio_of=macs"],
+        "ratio by layer with ratio_of=params or macs cannot be used; .*ratio_of=filters",
     ),
     (
-        ["coupled=mask", "budget=params"],
-        "coupled=mask with budget=params or macs cannot be used; .*save neither; .*coupled=group",
+        ["coupled=mask", "ratio_of=params"],
+        "coupled=mask with ratio_of=params or macs cannot be used; .*save neither; .*coupled=group",
     ),
     (["runner=sensitivity", "runner.ratios=[1]"], "runner.ratios=.* cannot be used; it is a list of shares"),
     (["runner.ratios=[0.5]"], "runner.ratios is no option"),
@@ -166,13 +167,13 @@ ended = []
 for overrides in json.loads(sys.stdin.read()):
     GlobalHydra.instance().clear()
     sys.argv[1:] = overrides
-    out, err, started = io.StringIO(), io.StringIO(), time.monotonic()
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli.main(Path(run.ROOT))
         except SystemExit as stop:
             code = stop.code
-    ended.append([code, out.getvalue(), err.getvalue(), time.monotonic() - started, "torch" in sys.modules])
+    ended.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
 print(json.dumps(ended))
 """
 
@@ -188,14 +189,14 @@ def test_composition_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> No
         cwd=tmp_path,
         check=True,
     )
-    for (overrides, expected), (code, out, err, seconds, torch_loaded) in zip(
+    for (overrides, expected), (code, out, err, torch_loaded) in zip(
         COMPOSITION, json.loads(done.stdout.splitlines()[-1]), strict=True
     ):
         assert code == 2, (overrides, err)
         assert out == "" and err.count("\n") == 1 and err.startswith("error: "), (overrides, out, err)
         assert re.search(expected, err), (overrides, err)
         assert err.count(";") >= 2, f"given; allowed; fix: {err}"
-        assert seconds < 3 and not torch_loaded, (overrides, seconds)
+        assert not torch_loaded, overrides
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,8 +233,12 @@ def test_content_errors_come_before_training(tmp_path: Path, command: Command) -
         (["skip=[layr1.0.conv1]"], 2, "skip names layer 'layr1.0.conv1', which .*; did you mean layer1.0.conv1"),
         (["preset=resnet56_b"], 2, "skip names layer 'layer1.7.conv1', which this network has not; .*"),
         (["ratio={layer1.0.conv1:0.5}"], 2, "ratio gives layer1.1.conv1 no share; .*add '[*]' to ratio"),
-        (["ratio=0.9", "budget=params", "min_keep=0.5"], 2, "ratio=0.9 of 269,722 parameters is 242,749; at most .* ratio=0.4"),
-        (["runner=sensitivity", "scope=global"], 2, "scope=global budget=filters cannot be used with one layer at a time"),
+        (
+            ["ratio=0.9", "ratio_of=params", "min_keep=0.5"],
+            2,
+            "of 269,722 parameters is 242,749; at most .* ratio=0.4",
+        ),
+        (["runner=sensitivity", "scope=global"], 2, "scope=global ratio_of=filters cannot be used with one layer at a time"),
         (["dataset.score_share=0.02"], 3, "at least two must score"),
         (["+recipe.schedule.foo=1"], 2, "schedule cannot be used .*foo"),
         (["finetune.batch_size=63"], 2, "finetune.batch_size=63 leaves a last batch of one image out of 64; .*=64"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin, sweep_folder
 from support import Command
 

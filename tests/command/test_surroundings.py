@@ -38,7 +38,7 @@ from runners.storage import code as code_of
 from runners.storage import facts as facts_of
 from runners.storage.weights import load_weights
 from runners.sweeping import local, manifest, pool
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.training import state
 from support import ROOT, Command, Ended
 

@@ -19,10 +19,12 @@ from analysis.spread import binomial_se, expected_range, random_spread
 from models.cifar_resnet import cifar_resnet
 from runners.process.errors import ConfigError
 from runners.process.interruption import Preempted
-from runners.random_pruning import Repeat, planned
+from runners.random_pruning import REPEAT, Repeat, planned
 from runners.selection.draw import check_window, draw, within
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters
+from runners.storage.keys import Keys
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.tracing.channels import Channels, trace_channels
@@ -65,7 +67,7 @@ def table(channels: Channels, seed: int = 0) -> pd.DataFrame:
 
 
 def drawn(channels: Channels, rule: Rule, repeat: int, window: Sequence[float] = (0, 1), seed: int = 0, scores: int = 0):
-    return removed_filters(draw(table(channels, scores), "l2", channels, rule, window=window, seed=seed, repeat=repeat))
+    return removed_filters(draw(table(channels, scores), "l2", plan(channels, rule), window=window, seed=seed, repeat=repeat))
 
 
 def test_each_layer_loses_what_the_rule_says_and_no_filter_outside_the_window() -> None:
@@ -158,16 +160,16 @@ def test_windows_are_quantiles_in_exact_decimals() -> None:
         (HALF, (0, 0.2), r"window=\[0,0.2\] holds 3 of the 16 filters of first, of which 4 must go"),
         (HALF, (0, 0.25), "leaves nothing to chance"),
         (Rule(0.01), (0, 1), "leaves nothing to chance"),
-        (Rule(0.25, scope="global"), (0, 1), "scope=global budget=filters cannot be used with random filters"),
-        (Rule(0.25, budget="macs"), (0, 1), "scope=layer budget=macs cannot be used with random filters"),
+        (Rule(0.25, scope="global"), (0, 1), "scope=global ratio_of=filters cannot be used with random filters"),
+        (Rule(0.25, ratio_of="macs"), (0, 1), "scope=layer ratio_of=macs cannot be used with random filters"),
     ],
 )
 def test_windows_that_cannot_be_drawn_from_are_refused(rule: Rule, window: Sequence[float], message: str) -> None:
     channels, rule = chain(), replace(rule, skip=("last",))
     with pytest.raises(ConfigError, match=message):
-        check_window(channels, rule, window, needs_choice=True)
+        check_window(plan(channels, rule), window, needs_choice=True)
     if "chance" in message:
-        check_window(channels, rule, window, needs_choice=False)
+        check_window(plan(channels, rule), window, needs_choice=False)
 
 
 def test_the_range_of_normal_draws() -> None:
@@ -215,8 +217,8 @@ def test_the_printed_delta_is_below_the_noise_of_the_test_set() -> None:
 
 
 def test_repeats_vary_one_thing_and_share_the_first() -> None:
-    plan = planned(["filters", "seeds"], 3, 7)
-    assert plan == {"filters": [Repeat(0, 7), Repeat(1, 7), Repeat(2, 7)], "seeds": [Repeat(0, 7), Repeat(0, 8), Repeat(0, 9)]}
+    found = planned(["filters", "seeds"], 3, 7)
+    assert found == {"filters": [Repeat(0, 7), Repeat(1, 7), Repeat(2, 7)], "seeds": [Repeat(0, 7), Repeat(0, 8), Repeat(0, 9)]}
     assert list(planned(["seeds"], 2, 0)) == ["seeds"]
 
 
@@ -290,15 +292,21 @@ def test_a_killed_run_and_more_repeats_go_on_from_those_there_are(command: Comma
 
 
 def test_stages_of_a_kind_are_one_if_all_that_goes_in_is_the_same(tmp_path: Path) -> None:
-    stages = Stages(Store(tmp_path), {"repeat": "a key"})
+    def keys(images: str) -> Keys:
+        options = dict.fromkeys(["optimizer", "finetune", "precision", "dataset", "model", "recipe", "seed"], 0)
+        return Keys(options, {"data": lambda: images})
+
+    stages = Stages(Store(tmp_path), keys("some images"))
     for name, gone, seed in (("a", [1, 2], 0), ("b", [1, 2], 0), ("c", [1, 3], 0), ("d", [1, 2], 1)):
-        stages.name(f"repeat/{name}", {"removed": {"conv1": gone}, "finetune_seed": seed})
-        found = stages.table(f"repeat/{name}", lambda name=name: pd.DataFrame({"note": [name]}))
+        which = {"removed": {"conv1": gone}, "finetune_seed": seed}
+        found = stages.table(
+            replace(REPEAT, which=which, place=f"repeat/{name}"), lambda name=name: pd.DataFrame({"note": [name]})
+        )
         assert found["note"].tolist() == ["a" if name == "b" else name]
-    assert stages.reused == ["repeat/b"] and set(stages.seconds) == {"repeat", "waited"}
-    other = Stages(Store(tmp_path), {"repeat": "another key"})
-    other.name("repeat/a", {"removed": {"conv1": [1, 2]}, "finetune_seed": 0})
-    assert other.keys["repeat/a"] not in stages.keys.values()
+    assert stages.made.reused == ["repeat/b"] and set(stages.made.seconds) == {"repeat", "waited"}
+    again = replace(REPEAT, which={"removed": {"conv1": [1, 2]}, "finetune_seed": 0})
+    assert keys("some images").of(again) in stages.made.keys.values()
+    assert keys("other images").of(again) not in stages.made.keys.values()
 
 
 @pytest.mark.parametrize(

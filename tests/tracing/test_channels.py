@@ -1,4 +1,4 @@
-"""Which filters of real networks are free, and why the others are not."""
+"""The filters of real networks that are free, and the reasons why others are not."""
 
 from collections.abc import Callable
 
