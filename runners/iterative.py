@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated, Literal
 
 import pandas as pd
+from annotated_types import Ge
 from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
@@ -35,8 +37,8 @@ def run(
     chosen: str,
     score_batch_size: int,
     rule: Rule,
-    rounds: int,
-    pace: str,
+    rounds: Annotated[int, Ge(1)],
+    pace: Literal["linear", "geometric"],
     train: Fit,
     finetune: Fit,
     stages: Stages,

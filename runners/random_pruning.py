@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import pandas as pd
+from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import nn
 
 from analysis.figures import learning_curves, random_points, spearman_by_layer
@@ -55,9 +57,9 @@ def run(
     score_batch_size: int,
     rule: Rule,
     seed: int,
-    repeats: int,
-    window: Sequence[float],
-    vary: Sequence[str],
+    repeats: Annotated[int, Ge(2)],
+    window: Annotated[Sequence[Annotated[float, Ge(0), Le(1)]], MinLen(2), MaxLen(2)],
+    vary: Annotated[Sequence[Literal["filters", "seeds"]], MinLen(1), MaxLen(2)],
     train: Fit,
     finetune_as: Callable[[str, int], Fit],
     stages: Stages,

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from annotated_types import Ge, Lt, MinLen
 from torch import nn
 
 from analysis.figures import sensitivity_curves, spearman_by_layer
@@ -41,7 +42,7 @@ def run(
     chosen: str,
     score_batch_size: int,
     rule: Rule,
-    ratios: Sequence[float],
+    ratios: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(1)],
     train: Fit,
     stages: Stages,
 ) -> Results:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from runners.command.arguments import CONF
 from runners.command.limits import INSTEAD
 from runners.command.ranges import Range, like
-from runners.command.signatures import OURS, Signature, signature
+from runners.command.signatures import OURS, signature
 from runners.process.errors import ConfigError
 
 TOP_LEVEL = ("runners.selection.rule.Rule", "runners.command.limits.TopLevel")  # the second counts before the first
@@ -21,6 +21,7 @@ HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 NO_ARGUMENTS = {"about", "looks"}
 # The folder of conf/ whose files stand at a place of the config, where its name is another.
 GROUPS = {"finetune": "recipe", "criteria": "criterion", "hydra": "hydra/launcher"}
+DATASET = "runners.command.limits.Dataset"
 MANY = ("criteria", "reports")  # of functions, by name
 
 # When options contradict each other: which, why, and the way out.
@@ -70,7 +71,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         ConfigError: a key that nothing reads, a value outside its range, or options that contradict each other.
     """
     defaults = file("config.yaml")
-    ranges = {key: allowed for target in TOP_LEVEL for key, allowed in _options(target).items()}
+    ranges = {key: allowed for target in TOP_LEVEL for key, allowed in _ranges(target).items()}
     for key in defaults.keys() - {"defaults", "hydra", "names", *MANY}:
         _check_value(config, key, config[key], ranges.get(key) or _like(config, defaults[key]), defaults[key])
     for section in MANY:
@@ -96,8 +97,8 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     written, files = signature(target), defaults_of(group, target)
     if written is None and target.split(".")[0] in OURS:
         raise ConfigError(f"{path}._target_={target} names no function that is there; see the files of conf/{group}; mend it")
-    options = _options(target)
-    given = set() if path == "runner" else set(options)  # a runner's other arguments are built for it
+    options = _options(target) | (_ranges(DATASET) if path == "dataset" else {})
+    given = set() if path == "runner" else set(_options(target))  # a runner's other arguments are built for it
     inside = {folder.name for folder in (CONF / group).glob("*/")}  # groups of functions network -> network
     known = files.keys() | given | inside | HYDRAS | NO_ARGUMENTS
     if (written and not written.takes_any or path == "runner") and (unknown := sorted(set(node) - known)):
@@ -115,6 +116,7 @@ def _functions(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     groups = {group.split("@")[-1] for entry in file("config.yaml")["defaults"] if isinstance(entry, dict) for group in entry}
     places = [(key, config[key]) for key in config if key in groups - set(MANY)]
     places += [(f"{many}.{name}", node) for many in MANY for name, node in config[many].items()]
+    places.sort(key=lambda place: place[0] != "dataset")  # networks take classes and channels from it
     while places:
         path, node = places.pop(0)
         yield path, node
@@ -135,8 +137,12 @@ def _group(path: str) -> str:
 
 def _options(target: str) -> dict[str, Range | None]:
     """The options of a function, by our words where there are some."""
-    found = [signature(name) or Signature({}) for name in (target, INSTEAD.get(target, ""))]
-    return {**found[0].options, **found[1].options}
+    return _ranges(target) | _ranges(INSTEAD.get(target, ""))
+
+
+def _ranges(target: str) -> dict[str, Range | None]:
+    found = signature(target)
+    return dict(found.options) if found else {}
 
 
 def _check_value(config: Mapping[str, Any], key: str, value: Any, allowed: Range | None, default: Any) -> None:

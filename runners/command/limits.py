@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, doc
+from annotated_types import Ge, Gt, Le, Lt, MinLen, doc
 
 Seed = Annotated[int, Ge(0), Le(9223372036854775807), doc("a whole number from 0 to 2^63 - 1")]
 # Part of a run folder's name; a path or an address could fetch code.
@@ -43,25 +43,20 @@ class TopLevel:
     hang_minutes: Annotated[float, Gt(0)] | None
 
 
-class Iterative:
-    """Of runners.iterative.run."""
+class Dataset:
+    """Of every data set."""
 
-    rounds: Annotated[int, Ge(1)]
-    pace: Literal["linear", "geometric"]
-
-
-class Sensitivity:
-    """Of runners.sensitivity.run."""
-
-    ratios: Annotated[Sequence[Share], MinLen(1)]
-
-
-class RandomPruning:
-    """Of runners.random_pruning.run."""
-
-    repeats: Annotated[int, Ge(2), doc("a whole number from 2 on (one repeat has no spread)")]
-    window: Annotated[Sequence[Annotated[float, Ge(0), Le(1)]], MinLen(2), MaxLen(2)]
-    vary: Annotated[Sequence[Literal["filters", "seeds"]], MinLen(1), MaxLen(2)]
+    num_classes: Annotated[int, Ge(2)]
+    channels: Annotated[int, Ge(1)]
+    image_size: Annotated[int, Ge(1), Le(4096)]
+    num_images: Annotated[int, Ge(4)]
+    test_share: Annotated[float, Gt(0), Lt(1)]
+    score_share: Annotated[float, Gt(0), Le(1)]
+    mean: Annotated[Sequence[float], MinLen(1)]
+    std: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)]
+    crop_padding: Annotated[int, Ge(0)]
+    random_labels: Annotated[float, Ge(0), Le(1)]
+    seed: Seed
 
 
 class Sgd:
@@ -105,9 +100,6 @@ class Slurm:
 
 # Function -> the class here that says what it takes.
 INSTEAD: Mapping[str, str] = {
-    "runners.iterative.run": "runners.command.limits.Iterative",
-    "runners.sensitivity.run": "runners.command.limits.Sensitivity",
-    "runners.random_pruning.run": "runners.command.limits.RandomPruning",
     "torch.optim.SGD": "runners.command.limits.Sgd",
     "timm.create_model": "runners.command.limits.Timm",
     "torchvision.models.get_model": "runners.command.limits.Torchvision",
