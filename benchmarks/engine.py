@@ -30,8 +30,7 @@ from runners.training.step import train_step  # noqa: E402
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCH, LR, DECAY, STEPS = 128, 0.1, 1e-4, 3
-# Runs with one thread take the last, those with more the second.
-ENGINES = (Engine("fp32"), Engine("bf16"), Engine("bf16", fused=True))
+ENGINES = (Engine("fp32"), Engine("bf16"))
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
@@ -143,7 +142,7 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, engine: E
 
     theirs, mine = alternate(peer, ours, rounds)
     gap = abs(first[0] - first[1]) / first[0]
-    what = f"{name}: a step of {BATCH} with its data, {engine.precision}{', fused' if engine.fused else ''}"
+    what = f"{name}: a step of {BATCH} with its data, {engine.precision}"
     return row(what, "plain fp32 eager loop", theirs / STEPS, mine / STEPS, f"first loss within {gap:.1e}")
 
 

@@ -49,7 +49,6 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
             "command": [redacted_argument(argument) for argument in provenance["command"]],
             "seed": values["seed"],
             "precision": parts.engine.arithmetic,
-            "fused": parts.engine.fused,
             "keys": parts.stages.keys,
             "contents": parts.stages.contents,
             "reused": parts.stages.reused,

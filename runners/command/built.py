@@ -26,7 +26,7 @@ from runners.storage import folder as run_folder
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
-from runners.training.engine import Engine, cuda_graph, gains_from_fusing
+from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
@@ -194,16 +194,14 @@ class Built:
         """How training steps are computed."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
-        fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]
-        return Engine(found, compiled=self.values["compile"], fused=fused, capture=cuda_graph if captured else None)
+        return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
         chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
         store = Store(Path(self.values["store"]).resolve())
-        numerics = facts.numerics(self.device, fused=self.engine.fused)
-        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=numerics)
+        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=facts.numerics(self.device))
 
 
 def _device(name: str) -> torch.device:

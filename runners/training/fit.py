@@ -148,7 +148,5 @@ def _announce(label: str, recipe: Recipe, engine: Engine) -> None:
     if not recipe.epochs:
         return
     rates = ", ".join(f"{recipe.rate(time):.3g}" for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9))
-    arithmetic = f"{engine.arithmetic}, BatchNorm and ReLU fused" if engine.fused else engine.arithmetic
-    log.info(
-        f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, {arithmetic}, learning rate {rates} (start, middle, end)"
-    )
+    steps = f"batch {recipe.batch_size}, {engine.arithmetic}, learning rate {rates} (start, middle, end)"
+    log.info(f"{label}: {recipe.epochs} epochs, {steps}")
