@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from runners.process.errors import ConfigError, is_out_of_memory
+from runners.tasks.task import Forward
 
-Forward = Callable[[Tensor], Tensor]
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
 # Steps that are launched one by one before one is captured: they load libraries and make the momentum.
@@ -99,9 +99,9 @@ def _compiled(network: nn.Module) -> Forward:
 
     run = torch.compile(network, dynamic=False)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(*inputs: Tensor) -> Tensor:
         try:
-            return run(x)
+            return run(*inputs)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
