@@ -1,4 +1,4 @@
-"""Whether a criterion tells the filters of a layer apart at all: the spread of its scores."""
+"""Applicability: the spread of a criterion's scores, without which it cannot tell the filters of a layer apart."""
 
 import numpy as np
 import pandas as pd

@@ -65,6 +65,6 @@ def layer_means(spearman: pd.DataFrame) -> pd.DataFrame:
 
 
 def empty_layers(spearman: pd.DataFrame) -> pd.DataFrame:
-    """How many layers have no rank correlation, and why: one row a pair and `note`, `n_layers` of them."""
+    """Number of layers without a rank correlation, and the reason: one row a pair and `note`, `n_layers` of them."""
     empty = spearman[spearman["rho"].isna()]
     return empty.groupby([*PAIR, "note"]).size().rename("n_layers").reset_index()

@@ -1,4 +1,4 @@
-"""Whether criteria agree: Spearman's rank correlation of their scores."""
+"""Agreement of criteria: Spearman's rank correlation of their scores."""
 
 from itertools import combinations
 
@@ -65,7 +65,7 @@ def pooled_spearman(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlations(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """All correlations at once, and a note for every column that has none."""
+    """Correlations of all pairs of columns, and a note for every column that has none."""
     n_filters, n_criteria = values.shape
     if n_filters < FEWEST_FILTERS:
         return np.full((n_criteria, n_criteria), np.nan), [f"fewer than {FEWEST_FILTERS} filters"] * n_criteria

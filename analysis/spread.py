@@ -1,4 +1,4 @@
-"""How far the accuracies of repeats lie apart, and how far chance alone would put them."""
+"""Spread of the accuracies of repeats, and the spread that chance alone would give."""
 
 import math
 

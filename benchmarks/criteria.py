@@ -67,7 +67,7 @@ def bare_sweep(network: nn.Module, images: Images) -> list[Tensor]:
 
 
 def sweep_row(name: str, criteria: Mapping[str, Criterion], images: Images, rounds: int) -> list[str]:
-    """All of `criteria` on one network."""
+    """Scores of one network by all of `criteria`, timed."""
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
     channels = trace_channels(network, next(images.batches(1))[0])
@@ -154,7 +154,7 @@ def taylor_row(name: str, network: nn.Module, size: int, rounds: int) -> list[st
 
 
 def measures(images: Images, rounds: int) -> Iterator[Callable[[], list[str]]]:
-    """What can be measured here, one row each."""
+    """The rows that can be measured on this machine."""
     yield partial(gm_row, rounds)
     if installed("geom_median"):
         yield partial(fermat_row, rounds)
@@ -169,14 +169,14 @@ def measures(images: Images, rounds: int) -> Iterator[Callable[[], list[str]]]:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer is here; says so if not."""
+    """True if a peer is installed; says so if not."""
     if find_spec(module) is None:
         print(f"({module} is not installed, its rows are skipped: pip install {module.replace('_', '-')})")
     return find_spec(module) is not None
 
 
 def blas_info() -> list[dict[str, Any]]:
-    """Of every BLAS that is loaded: its name, and the kind of processor whose instructions it uses."""
+    """Name of every BLAS that is loaded, and the kind of processor whose instructions it uses."""
     return [found for found in threadpool_info() if found["user_api"] == "blas"]
 
 

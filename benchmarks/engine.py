@@ -43,7 +43,7 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         self.transform = transform
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

@@ -1,4 +1,4 @@
-"""How much a store, a checkpoint and a crowd of processes stand: everything is broken on purpose, and counted.
+"""Reliability of the store, of checkpoints and of crowds of processes: everything is broken on purpose, and counted.
 
     python benchmarks/reliability.py [kills=1000] [flips=1000] [processes=64] [killed=8] [epochs=3] [data_root=DIR]
 
@@ -48,7 +48,7 @@ SEED = 0
 
 
 def flipped(path: Path, notices: Callable[[], bool], tries: int) -> int:
-    """How many of `tries` single flipped bits anywhere in a file were noticed; the file is whole again afterwards."""
+    """Number of single flipped bits, of `tries` anywhere in a file, that were noticed; the file is whole again afterwards."""
     rng = random.Random(SEED)
     found = 0
     with path.open("r+b") as file:
@@ -75,7 +75,8 @@ def flips(folder: Path, options: dict[str, Any]) -> Iterator[Row]:
     table = pd.DataFrame({"top1_pct": [93.0 + number / 7 for number in range(20)]})
     for name in ("accuracy", "spearman"):
         run_folder.write_table(run, name, table)
-    run_folder.finish(run, {"seed": 0}, table)
+    run_folder.write_text(run, "done")
+    run_folder.finish(run, {"seed": 0})
     targets: dict[str, tuple[Path, Callable[[], bool]]] = {
         "stored weights": (entry / "w.safetensors", lambda: not is_whole(entry)),
         "a finished row": (run / run_folder.FACTS, lambda: not run_folder.is_done(run)),
@@ -168,7 +169,7 @@ SECTIONS = (flips, hostile, crowd, kills, overhead)
 
 
 def _script(name: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
-    """What a script of `tests/` prints, a JSON line each."""
+    """The JSON lines that a script of `tests/drills` prints."""
     folder.mkdir()
     command = [sys.executable, str(ROOT / "tests" / "drills" / name), str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
         self.conv = nn.Conv2d(width, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h w"]:
-        """All channels so far and twelve new ones."""
+        """Output with twelve new channels behind all those so far."""
         return torch.cat([x, self.conv(torch.relu(self.norm(x)))], 1)
 
 
@@ -60,7 +60,7 @@ def densenet100() -> nn.Module:
 
 
 def lower_half(network: nn.Module, channels: Channels) -> Removed:
-    """Of every set of tied layers, the half of the groups with the smallest L1 norm."""
+    """Half of the groups of every set of tied layers: those with the smallest L1 norm."""
     scores = np.zeros(1 + max(int(groups.max()) for groups in channels.writes.values()))
     for layer in channels.convolutions:
         norms = network.get_parameter(f"{layer}.weight").detach().abs().sum(dim=(1, 2, 3))

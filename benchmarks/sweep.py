@@ -36,7 +36,7 @@ def run(*arguments: str) -> float:
 
 
 def images_trained_on(outputs: Path) -> int:
-    """Of all runs below a folder: images that went through a training step."""
+    """Images that went through a training step, in all runs below a folder."""
     total = 0
     for facts in outputs.rglob("run.json"):
         reused = json.loads(facts.read_text())["reused"]

@@ -1,26 +1,25 @@
-"""Criteria from what a convolution puts out."""
+"""Criteria from the output of a convolution."""
 
 from dataclasses import dataclass
 from math import pi
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from annotated_types import Ge
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from criteria.layer import Activations, DataCriterion, Scores, Site
+from criteria.layer import CHUNK, Activations, DataCriterion, MeanOverImages, Scores, Site
 
 # Of the logarithm of the quadrature's variable. The error of the trapezoidal rule falls as exp(-pi^2 / STEP).
 STEP = 0.5
 NODES = torch.arange(-22, 20, STEP, dtype=torch.float64)
-# Images at a time: what they take stays in the cache.
-CHUNK = 16
 # A singular value that is taken for zero; its square is still a number.
 SMALLEST = 1e-100
 
 
 @dataclass(frozen=True)
-class APoZ(DataCriterion):
+class APoZ(MeanOverImages):
     """Share of output positions whose magnitude exceeds `threshold`: of the **non**-zeros.  [0..1]
 
     Source:
@@ -28,20 +27,14 @@ class APoZ(DataCriterion):
         The appendix divides by the number of inputs; this divides by that of outputs, so that layers compare.
     """
 
-    threshold: float = 1e-4
+    chunk: ClassVar[int | None] = CHUNK
+    threshold: Annotated[float, Ge(0)] = 1e-4
     site: Site = "post_act"
 
-    def reduce(self, batch: Activations) -> Float64[Tensor, "2 out"]:
-        """How many positions exceed the threshold, and how many there are."""
-        # Ones and zeros as numbers, in place and few at a time: a sum of booleans, or of what leaves the cache, is slow.
-        counts = [chunk.abs().gt_(self.threshold).sum((0, 2, 3)) for chunk in batch.maps.split(CHUNK)]
-        count = torch.stack(counts).double().sum(0)
-        images, _, height, width = batch.maps.shape
-        return torch.stack([count, torch.full_like(count, images * height * width)])
-
-    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
-        """The share."""
-        return state[0] / state[1]
+    def score(self, batch: Activations) -> Float[Tensor, "images out h w"]:
+        """1 at each position that exceeds the threshold, 0 at the others."""
+        # Ones and zeros as numbers, in place: a sum of booleans is slow.
+        return batch.maps.abs().gt_(self.threshold)
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Entropy(DataCriterion):
     """
 
     joins: ClassVar[bool] = True
-    bins: int = 100
+    bins: Annotated[int, Ge(2)] = 100
     site: Site = "post_act"
 
     def reduce(self, batch: Activations) -> Float[Tensor, "images out"]:
@@ -74,28 +67,60 @@ class Entropy(DataCriterion):
 
 
 @dataclass(frozen=True)
-class HRank(DataCriterion):
+class FisherRatio(DataCriterion):
+    """Between-class over within-class variance of each channel's mean output.  [1]
+
+    With m_c and n_c the mean and the number of the images of class c, m the mean of all N images,
+
+        between = sum over c of n_c (m_c - m)^2 / N,    within = sum over images of (x - m_c)^2 / N.
+
+    Both divide by N (ddof 0), so that they add up to the variance of all images; times (N - C) / (C - 1), C the number of
+    classes among the images, the ratio is the F statistic of analysis of variance. A class with one image adds nothing to
+    the variance within. A channel that never changes scores 0; one that differs between classes alone scores 2^52, which is
+    the highest score there is.
+
+    Source:
+        Fisher 1936, "The use of multiple measurements in taxonomic problems", for one measurement.
+    """
+
+    joins: ClassVar[bool] = True
+    images: Annotated[int, Ge(1)] | None = None
+    site: Site = "post_act"
+
+    def reduce(self, batch: Activations) -> Float[Tensor, "images out_and_label"]:
+        """The mean outputs, and the label as a last column."""
+        return torch.cat([batch.averages, batch.labels[:, None].to(batch.averages)], dim=1)
+
+    def finish(self, state: Float[Tensor, "images out_and_label"]) -> Scores:
+        """The ratio, channel by channel."""
+        x, labels = state[:, :-1].double(), state[:, -1]
+        _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
+        x = x - x[0]  # so that a channel that never changes is exactly 0
+        means = x.new_zeros(len(sizes), x.shape[1]).index_add_(0, which, x) / sizes[:, None]
+        between = sizes.double() @ (means - x.mean(0)).square()
+        within = (x - means[which]).square().sum(0)
+        floor = torch.finfo(torch.float64).eps * between
+        return torch.where(between > 0, between / torch.maximum(within, floor), 0)
+
+
+@dataclass(frozen=True)
+class HRank(MeanOverImages):
     """Mean rank of each channel's feature maps, as matrices.  [1]
 
     Source:
         Lin et al. 2020, "HRank: filter pruning using high-rank feature map": the average rank over 500 images.
     """
 
-    images: int | None = 500
+    images: Annotated[int, Ge(1)] | None = 500
     site: Site = "post_act"
 
-    def reduce(self, batch: Activations) -> Float64[Tensor, "2 out"]:
-        """Sum of the ranks, and how many images there are."""
-        ranks = torch.linalg.matrix_rank(batch.maps).double().sum(0)
-        return torch.stack([ranks, torch.full_like(ranks, len(batch.maps))])
-
-    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
-        """Mean over images."""
-        return state[0] / state[1]
+    def score(self, batch: Activations) -> Int64[Tensor, "images out"]:
+        """The ranks of one image's feature maps."""
+        return torch.linalg.matrix_rank(batch.maps)
 
 
 @dataclass(frozen=True)
-class CHIP(DataCriterion):
+class CHIP(MeanOverImages):
     """Mean loss of nuclear norm when a channel's feature map is set to zero: its independence.  [activation units]
 
     Source:
@@ -104,18 +129,13 @@ class CHIP(DataCriterion):
         Computed from one decomposition an image in place of one for every channel; see `nuclear_losses`.
     """
 
-    images: int | None = 640
+    chunk: ClassVar[int | None] = CHUNK
+    images: Annotated[int, Ge(1)] | None = 640
     site: Site = "post_act"
 
-    def reduce(self, batch: Activations) -> Float64[Tensor, "2 out"]:
-        """Sum of the losses, and how many images there are."""
-        chunks = batch.maps.flatten(2).split(CHUNK)
-        losses = torch.stack([nuclear_losses(chunk.double()).sum(0) for chunk in chunks]).sum(0)
-        return torch.stack([losses, torch.full_like(losses, len(batch.maps))])
-
-    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
-        """Mean over images."""
-        return state[0] / state[1]
+    def score(self, batch: Activations) -> Float64[Tensor, "images out"]:
+        """The losses of one image's feature maps."""
+        return nuclear_losses(batch.maps.flatten(2).double())
 
 
 def nuclear_losses(rows: Float64[Tensor, "images out positions"]) -> Float64[Tensor, "images out"]:

@@ -1,13 +1,15 @@
 """The control that every table needs."""
 
 import hashlib
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Lt
 
 from criteria.layer import Label, Scores
 
 
-def random(layer: Label, *, seed: int) -> Scores:
+def random(layer: Label, *, seed: Annotated[int, Ge(0), Lt(2**63)]) -> Scores:
     """A uniform random number for each filter, a function of the seed and the layer's name alone.  [0..1]
 
     Source:

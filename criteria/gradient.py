@@ -1,13 +1,12 @@
-"""Criteria from the gradient of the loss: what removing a filter would cost, to first order."""
+"""Criteria from the gradient of the loss: the cost of removing a filter, to first order."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from criteria.layer import BatchGradients, DataCriterion, Gates, Gradients, Scores
+from criteria.layer import BatchGradients, Gates, Gradients, MeanOverImages, Scores, Site
 
 
 def taylor_l1(layer: Gradients) -> Scores:
@@ -45,7 +44,7 @@ def snip(layer: Gradients) -> Scores:
 
 
 @dataclass(frozen=True)
-class TaylorPerBatch(DataCriterion):
+class TaylorPerBatch(MeanOverImages):
     """Mean over batches of the norm of gradient times weight of each filter.  [nats]
 
     Depends on the size of the batches, `score_batch_size`; a smaller last one counts by its images.
@@ -59,18 +58,13 @@ class TaylorPerBatch(DataCriterion):
 
     norm: Literal[1, 2]
 
-    def reduce(self, batch: BatchGradients) -> Float64[Tensor, "2 out"]:
-        """Sum of the score over the images, and how many they are."""
-        score = batch.sums[1] if self.norm == 1 else batch.sums[2].sqrt()
-        return torch.stack([score, torch.ones_like(score)]) * batch.images
-
-    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
-        """Mean over images."""
-        return state[0] / state[1]
+    def score(self, batch: BatchGradients) -> Float64[Tensor, "1 out"]:
+        """The norm for the whole batch, which stands for all its images."""
+        return (batch.sums[1] if self.norm == 1 else batch.sums[2].sqrt())[None]
 
 
 @dataclass(frozen=True)
-class TaylorGate(DataCriterion):
+class TaylorGate(MeanOverImages):
     """Mean over images of the squared derivative of the loss by a gate on each feature map.  [nats^2]
 
     The paper squares the gradient of each mini-batch, and so depends on its size; this is its limit of one image a batch,
@@ -81,13 +75,8 @@ class TaylorGate(DataCriterion):
         gates behind BatchNorm.
     """
 
-    site: Literal["post_act", "conv_out"] = "post_act"
+    site: Site = "post_act"
 
-    def reduce(self, batch: Gates) -> Float64[Tensor, "2 out"]:
-        """Sum of the squares, and how many images there are."""
-        squares = batch.slopes.double().square().sum(0)
-        return torch.stack([squares, torch.full_like(squares, len(batch.output))])
-
-    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
-        """Mean over images."""
-        return state[0] / state[1]
+    def score(self, batch: Gates) -> Float64[Tensor, "images out"]:
+        """The squares."""
+        return batch.slopes.double().square()

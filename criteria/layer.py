@@ -1,18 +1,23 @@
-"""What a criterion may ask to see of one convolution, and how it says so: by the annotation of its argument.
+"""The views of one layer that a criterion may ask for, by the annotations of its arguments.
 
 A function `layer -> Scores` sees a layer once: `Label`, `Weights`, `BatchNorm` or `Gradients`. A `DataCriterion` sees batches
-of images as they pass: `Activations`, `Gates` or `BatchGradients`.
+of images as they pass: `Inputs`, `Activations`, `Gates` or `BatchGradients`; its `finish` may ask for one view of the layer
+as well. What no criterion asks for is not computed. Three ways to begin a criterion:
+
+    def l1(layer: Weights) -> Scores                                # from the filters alone
+    class APoZ(MeanOverImages): def score(self, batch: Activations) # a mean over images; says only the score of each
+    class Wanda(DataCriterion): def reduce(self, batch: Inputs); def finish(self, state, layer: Weights)
 """
 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64, Shaped
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
 
 # Squared distances below this share of the squared lengths have lost half of their digits to cancellation.
 CANCELS = 1e-7
-ROWS = 96  # of distances at a time: what they take stays in the cache
+ROWS = 96  # of distances at a time, so that they stay in the cache
+CHUNK = 16  # images at a time, so that their feature maps stay in the cache
 Scores = Float64[Tensor, " out"]
 Site = Literal["post_act", "conv_out"]
 
@@ -38,7 +44,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of one layer, output channels first; what several criteria need of them is computed once."""
+    """The weights of one layer, output channels first; numbers that several criteria need are computed once."""
 
     weight: Float[Tensor, "out *kernel"]
 
@@ -109,7 +115,7 @@ class Weights:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Whatever multiplies matrices for NumPy."""
+    """The library that multiplies matrices for NumPy."""
     return ThreadpoolController()
 
 
@@ -130,8 +136,9 @@ class Gradients:
 
     @cached_property
     def sums(self) -> Float64[Tensor, "3 out"]:
-        """Of gradient times weight, what the loss loses to first order without that weight: for every filter the sum, the
-        sum of absolute values and the sum of squares.  [nats, nats, nats^2]
+        """Sum, sum of absolute values and sum of squares of gradient times weight of each filter.  [nats, nats, nats^2]
+
+        Gradient times weight is the loss that goes with that weight, to first order.
         """
         kind = torch.promote_types(self.weight.dtype, torch.float32)
         weight, grad = (each.detach().flatten(1).to(kind) for each in (self.weight, self.grad))
@@ -149,7 +156,35 @@ class BatchGradients(Gradients):
 
 
 @dataclass(frozen=True)
-class Activations:
+class Labelled:
+    """The labels of one batch of images: part of every view of single images."""
+
+    labels: Int64[Tensor, " images"] = field(kw_only=True)
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def cut(self, start: int, stop: int) -> "Labelled":
+        """The same view of some of the images."""
+        return replace(self, **{each.name: getattr(self, each.name)[start:stop] for each in fields(self)})
+
+
+@dataclass(frozen=True)
+class Inputs(Labelled):
+    """One batch of what goes into a layer, without its padding."""
+
+    input: Float[Tensor, "images in *space"]
+
+    @cached_property
+    def maps(self) -> Float[Tensor, "images in h w"]:
+        """Input channels, one a map; as `Activations.maps`."""
+        return _maps(self.input)
+
+
+@dataclass(frozen=True)
+class Activations(Labelled):
     """One batch of what a layer puts out, at the site that the criterion names."""
 
     output: Float[Tensor, "images out *space"]
@@ -157,18 +192,12 @@ class Activations:
     @cached_property
     def maps(self) -> Float[Tensor, "images out h w"]:
         """Feature maps, also of layers without a height (1 x w) or without any space (1 x 1)."""
-        precise = self.output.to(torch.promote_types(self.output.dtype, torch.float32))
-        shape = (*precise.shape[:2], *[1] * max(0, 4 - precise.dim()), *precise.shape[2:])
-        return precise.reshape(shape).flatten(3)
+        return _maps(self.output)
 
     @cached_property
     def averages(self) -> Float[Tensor, "images out"]:
         """Global average pooling."""
         return self.maps.mean((2, 3))
-
-    def first(self, images: int) -> "Activations":
-        """The same view of the first images of the batch."""
-        return replace(self, **{field.name: getattr(self, field.name)[:images] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -184,15 +213,23 @@ class Gates(Activations):
         return product.sum(tuple(range(2, product.dim()))) if product.dim() > 2 else product
 
 
+def _maps(values: Float[Tensor, "images channels *space"]) -> Float[Tensor, "images channels h w"]:
+    """At least float32, with a height and a width."""
+    precise = values.to(torch.promote_types(values.dtype, torch.float32))
+    shape = (*precise.shape[:2], *[1] * max(0, 4 - precise.dim()), *precise.shape[2:])
+    return precise.reshape(shape).flatten(3)
+
+
 class DataCriterion(ABC):
-    """A criterion that sees images: what it keeps of a batch, and what scores become of that.
+    """A criterion that sees images: the state it keeps of a batch, and the scores that come of all states.
 
     The states of all batches are added; their size does not grow with the batches.
 
     Attributes:
         joins: the states are concatenated instead (one row an image).
         site: of `Activations` and `Gates`: behind BatchNorm and the activation function, or right behind the layer.
-        images: how many images of the split are looked at, the first ones; None is all.
+        images: number of images of the split that are looked at, the first ones; None is all. Gradients of batches always
+            take all.
     """
 
     joins: ClassVar[bool] = False
@@ -204,14 +241,50 @@ class DataCriterion(ABC):
         """The state of one batch."""
 
     @abstractmethod
-    def finish(self, state: Tensor) -> Scores:
-        """Scores out of the states of all batches."""
+    def finish(self, *args: Any, **kwargs: Any) -> Scores:
+        """Scores from the states of all batches.
+
+        A subclass writes `finish(self, state)`, or `finish(self, state, layer: Weights)` to see the layer too, by any of the
+        views that a function may ask for.
+        """
+
+
+class MeanOverImages(DataCriterion):
+    """A criterion that is the mean over images of a score of each image.
+
+    Attributes:
+        chunk: images at a time, where the work of one image is large and should stay in the cache; None is the batch.
+    """
+
+    chunk: ClassVar[int | None] = None
+
+    @abstractmethod
+    def score(self, batch: Any) -> Shaped[Tensor, "images out *space"]:
+        """The score of each image.
+
+        A score at each position is averaged over the positions too. A single row stands for all images of the batch.
+        """
+
+    def reduce(self, batch: Any) -> Float64[Tensor, "2 out"]:
+        """Sum of the scores, and the number of them."""
+        step = self.chunk or batch.images
+        parts = [batch] if step >= batch.images else [batch.cut(at, at + step) for at in range(0, batch.images, step)]
+        scores = [self.score(part) for part in parts]
+        number = sum(each.numel() // each.shape[1] for each in scores)
+        stands_for = batch.images // sum(map(len, scores))
+        others = [dim for dim in range(scores[0].dim()) if dim != 1]
+        total = torch.stack([each.sum(others, dtype=torch.float64) for each in scores]).sum(0)
+        return torch.stack([total, torch.full_like(total, number)]) * stands_for
+
+    def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
+        """The mean."""
+        return state[0] / state[1]
 
 
 LayerCriterion = Callable[..., Scores]
 Criterion = LayerCriterion | DataCriterion
 LAYER_VIEWS: tuple[type, ...] = (Label, Weights, BatchNorm, Gradients)
-BATCH_VIEWS: tuple[type, ...] = (Activations, Gates, BatchGradients)
+BATCH_VIEWS: tuple[type, ...] = (Inputs, Activations, Gates, BatchGradients)
 
 
 def filters_first(weight: Tensor, *, transposed: bool = False, groups: int = 1, legacy_dim0: bool = False) -> Tensor:
@@ -228,20 +301,35 @@ def filters_first(weight: Tensor, *, transposed: bool = False, groups: int = 1, 
 
 
 def needs(criterion: Criterion) -> type:
-    """The view a criterion asks for.
+    """The view that a function asks for, or a data criterion of every batch.
 
     Raises:
         TypeError: no annotated `layer` (or `batch`) argument, an unknown view, or a keyword the criterion does not take.
     """
     if isinstance(criterion, DataCriterion):
-        return _declared(type(criterion).reduce, "batch", BATCH_VIEWS, f"{type(criterion).__name__}.reduce")
+        method = "score" if isinstance(criterion, MeanOverImages) else "reduce"
+        name = f"{type(criterion).__name__}.{method}"
+        return _declared(getattr(type(criterion), method), "batch", BATCH_VIEWS, name)
     function = criterion.func if isinstance(criterion, partial) else criterion
     name = getattr(function, "__name__", type(function).__name__)
-    signature = inspect.signature(function)
-    keywords: dict[str, Any] = criterion.keywords if isinstance(criterion, partial) else {}
-    if unknown := sorted(set(keywords) - set(signature.parameters)):
-        raise TypeError(f"{name} takes no keyword {unknown}; it takes {list(signature.parameters)[1:]}")
+    taken = list(inspect.signature(function).parameters)
+    if unknown := sorted(set(criterion.keywords if isinstance(criterion, partial) else ()) - set(taken)):
+        raise TypeError(f"{name} takes no keyword {unknown}; it takes {taken[1:]}")
     return _declared(function, "layer", LAYER_VIEWS, name)
+
+
+def needs_of_layer(criterion: Criterion) -> type | None:
+    """The view of the layer that a function asks for, or a data criterion's `finish`; None where that sees the state alone.
+
+    Raises:
+        TypeError: as `needs`.
+    """
+    if not isinstance(criterion, DataCriterion):
+        return needs(criterion)
+    finish = type(criterion).finish
+    if len(inspect.signature(finish).parameters) <= 2:  # self, state
+        return None
+    return _declared(finish, "layer", LAYER_VIEWS, f"{type(criterion).__name__}.finish")
 
 
 def _declared(function: Callable[..., Any], argument: str, views: tuple[type, ...], name: str) -> type:

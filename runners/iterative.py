@@ -1,21 +1,25 @@
 """Iterative pruning: some filters go, the network is fine-tuned and scored anew, and so on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
+from analysis.texts import accuracy_text, headline, selection_text, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
-from runners.results import Results
+from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
-from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers
+from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
 from runners.selection.rule import Rule
 from runners.selection.select import check_prunable, removed_filters, select
+from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
+from runners.storage.keys import Stage
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
@@ -28,7 +32,9 @@ def run(
     criteria: Mapping[str, Ranking],
     chosen: str,
     score_batch_size: int,
-    rounds: Sequence[Rule],
+    rule: Rule,
+    rounds: int,
+    pace: str,
     train: Fit,
     finetune: Fit,
     stages: Stages,
@@ -40,43 +46,62 @@ def run(
     Source:
         Molchanov et al. 2017, section 2; one round is one-shot pruning.
     """
+    rules = rules_of_rounds(rule, rounds, pace)
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rounds[-1])
+    check_prunable(channels, rule)
     check_rankable(model, channels, criteria, chosen)
-    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
+    trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     networks, histories = {"trained": trained}, {"trained": training}
     scored: list[pd.DataFrame] = []
     selected: list[pd.DataFrame] = []
 
-    def prune_some(network: nn.Module, gone: Gone, number: int, rule: Rule) -> nn.Module:
+    def prune_some(network: nn.Module, gone: Gone, number: int, before: Stage) -> tuple[nn.Module, Stage]:
+        scores, selection, tuned = stages_of_round(before, number, rounds, pace)
         here = trace_channels(network, splits.example)
         found = stages.table(
-            f"scores_{number}",
+            scores,
             lambda: in_original_numbers(score(network, here, criteria, splits.score, batch_size=score_batch_size), gone),
         )
-        selection = stages.table(f"selection_{number}", lambda: select(found, chosen, channels, rule, gone.of))
-        pruned = prune(network, here, in_current_numbers(selection, gone))
-        tuned, tuning = stages.network(f"tuned_{number}", pruned, lambda unfinished: finetune(pruned, splits, unfinished))
-        networks.update({f"pruned_{number}": pruned, f"tuned_{number}": tuned})
+        chosen_now = stages.table(selection, lambda: select(found, chosen, channels, rules[number - 1], gone.of))
+        pruned = prune(network, here, in_current_numbers(chosen_now, gone))
+        smaller, tuning = stages.network(tuned, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
+        networks.update({f"pruned_{number}": pruned, f"tuned_{number}": smaller})
         histories[f"tuned_{number}"] = tuning
         scored.append(found.assign(round=number))
-        selected.append(selection.assign(round=number))
-        return tuned
+        selected.append(chosen_now.assign(round=number))
+        return smaller, tuned
 
-    network, gone = trained, Gone()
-    for number, rule in enumerate(rounds, 1):
-        network = prune_some(network, gone, number, rule)
+    network, gone, before = trained, Gone(), TRAINED
+    for number in range(1, rounds + 1):
+        network, before = prune_some(network, gone, number, before)
         gone = gone_by(selected[-1])
     with stages.timed("measured"):
         measured = accuracy(networks, splits, histories)
-    rho = spearman(scored[0])
-    history = pd.concat([part.assign(stage=stage) for stage, part in histories.items()], ignore_index=True)
-    tables = {
-        "accuracy": measured,
-        "spearman": rho,
-        "scores": pd.concat(scored, ignore_index=True),
-        "selection": pd.concat(selected, ignore_index=True),
-        "history": history,
-    }
-    figures = {"spearman": spearman_by_layer(rho), "history": learning_curves(history)}
-    return Results(tables, figures, {"tuned": Pruned(network, channels, removed_filters(selected[-1]), splits.example)})
+    rho, history = spearman(scored[0]), histories_table(histories)
+    return Results(
+        tables={
+            "accuracy": accuracy_table(measured),
+            "agreement": agreement_table(rho),
+            "spearman": rho,
+            "scores": pd.concat(scored, ignore_index=True),
+            "selection": pd.concat(selected, ignore_index=True),
+            "history": history,
+        },
+        figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},
+        networks={"tuned": Pruned(network, channels, removed_filters(selected[-1]), splits.example)},
+        # The counts of the last round are of the original filters.
+        text="\n".join([accuracy_text(measured), selection_text(selected[-1]), spearman_text(rho)]),
+        headline=headline(measured),
+    )
+
+
+def stages_of_round(before: Stage, number: int, rounds: int, pace: str) -> tuple[Stage, Stage, Stage]:
+    """Scores, selection and fine-tuning of one round, each made from the one before.
+
+    Args:
+        before: the training, or the fine-tuning of the round before.
+    """
+    round_ = [rounds, pace, number]
+    scores = replace(SCORES, after=(before, DATASET), round=round_, place=f"scores_{number}")
+    selection = replace(SELECTION, after=(scores, DATASET), round=round_, place=f"selection_{number}")
+    return scores, selection, replace(TUNED, after=(selection, DATASET), round=round_, place=f"tuned_{number}")

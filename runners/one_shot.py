@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 
-import pandas as pd
 from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
+from analysis.texts import accuracy_text, headline, selection_text, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.recalibrate import recalibrate
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
-from runners.results import Results
+from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.rule import Rule
 from runners.selection.select import check_prunable, removed_filters, select
+from runners.stages import SCORES, SELECTION, TRAINED, TUNED
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
@@ -41,26 +42,30 @@ def run(
     channels = trace_channels(model, splits.example)
     check_prunable(channels, rule)
     check_rankable(model, channels, criteria, chosen)
-    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    selection = stages.table("selection", lambda: select(scores, chosen, channels, rule))
+    trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
+    selection = stages.table(SELECTION, lambda: select(scores, chosen, channels, rule))
     pruned = prune(trained, channels, selection)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
     start = pruned if fresh is None else prune(fresh, channels, selection)
-    tuned, tuning = stages.network("tuned", pruned, lambda unfinished: finetune(start, splits, unfinished))
-    networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
+    tuned, tuning = stages.network(TUNED, pruned, lambda unfinished: finetune(start, splits, unfinished))
     histories = {"trained": training, "tuned": tuning}
     with stages.timed("measured"):
+        networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
         measured = accuracy(networks, splits, histories)
-    rho = spearman(scores)
-    history = pd.concat([part.assign(stage=stage) for stage, part in histories.items()], ignore_index=True)
-    tables = {
-        "accuracy": measured,
-        "spearman": rho,
-        "scores": scores,
-        "selection": selection,
-        "history": history,
-    }
-    figures = {"spearman": spearman_by_layer(rho), "history": learning_curves(history)}
-    return Results(tables, figures, {"tuned": Pruned(tuned, channels, removed_filters(selection), splits.example)})
+    rho, history = spearman(scores), histories_table(histories)
+    return Results(
+        tables={
+            "accuracy": accuracy_table(measured),
+            "agreement": agreement_table(rho),
+            "spearman": rho,
+            "scores": scores,
+            "selection": selection,
+            "history": history,
+        },
+        figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},
+        networks={"tuned": Pruned(tuned, channels, removed_filters(selection), splits.example)},
+        text="\n".join([accuracy_text(measured), selection_text(selection), spearman_text(rho)]),
+        headline=headline(measured),
+    )

@@ -1,8 +1,8 @@
-"""Whether it matters which filters go: random ones, many times, against the same ones with other fine-tuning seeds."""
+"""Random filters, drawn many times, against the same filters with other fine-tuning seeds: does it matter which go?"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from torch import nn
@@ -10,21 +10,26 @@ from torch import nn
 from analysis.figures import learning_curves, random_points, spearman_by_layer
 from analysis.similarity import spearman
 from analysis.spread import random_spread
+from analysis.texts import accuracy_text, headline, selection_text, spearman_text, spread_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import Quality, evaluate
 from runners.pruning.prune import prune
-from runners.results import Results
+from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draw import check_window, draw
 from runners.selection.rule import Rule
 from runners.selection.select import check_prunable, masked_filters, removed_filters
+from runners.stages import DATASET, SCORES, TRAINED
+from runners.storage.keys import Stage
 from runners.storage.stages import Stages
 from runners.tracing.channels import Channels, trace_channels
 from runners.training.fit import Fit
 
 log = logging.getLogger(__name__)
 ALL_FILTERS = [0, 1]
+# The filters that are gone and the seed are added for each repeat.
+REPEAT = Stage("repeat", 1, after=(TRAINED, DATASET), options=("optimizer", "finetune", "precision"))
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ def run(
     check_prunable(channels, rule)
     check_window(channels, rule, window, needs_choice="filters" in vary)
     check_rankable(model, channels, criteria, chosen)
-    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
+    trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     plan = planned(vary, repeats, seed)
     each = list(dict.fromkeys(repeat for found in plan.values() for repeat in found))
     draws = {
@@ -89,27 +94,40 @@ def run(
     with stages.timed("measured"):
         measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
     found = _rows(plan, pruned, tuned)
-    spread, rho, history = random_spread(found), spearman(scores), _history(training, histories)
-    by_chance = {
-        "accuracy": measured,
-        "random_pruning": found,
-        "random_spread": spread,
-        "draws": pd.concat([drawn.assign(repeat=number) for number, drawn in draws.items()], ignore_index=True),
-        "history": history,
-    }
+    spread, rho = random_spread(found), spearman(scores)
+    history = histories_table({"trained": training, **{repeat.stage: part for repeat, part in histories.items()}})
     about = {
         "pruned_by": "random",
         "window": f"{window[0]:g}-{window[1]:g}",
         "window_of": "no criterion" if list(window) == ALL_FILTERS else chosen,
     }
-    tables = {name: table.assign(**about) for name, table in by_chance.items()}
+    drawn = pd.concat([rows.assign(repeat=number) for number, rows in draws.items()], ignore_index=True)
     curves = learning_curves(history[history["stage"].isin(["trained", each[0].stage])])
-    figures = {"random_pruning": random_points(found, spread, measured), "spearman": spearman_by_layer(rho), "history": curves}
-    return Results(tables | {"spearman": rho, "scores": scores}, figures)
+    return Results(
+        tables={
+            "accuracy": accuracy_table(measured.assign(**about)),
+            "random_pruning": found.assign(**about),
+            "random_spread": Table(
+                spread.assign(**about), by=("vary",), values=("min_pct", "max_pct", "mean_pct", "delta_pct", "sd_pct")
+            ),
+            "draws": drawn.assign(**about),
+            "history": history.assign(**about),
+            "agreement": agreement_table(rho),
+            "spearman": rho,
+            "scores": scores,
+        },
+        figures={
+            "random_pruning": random_points(found, spread, measured),
+            "spearman": spearman_by_layer(rho),
+            "history": curves,
+        },
+        text="\n".join([accuracy_text(measured), selection_text(draws[0]), spread_text(spread), spearman_text(rho)]),
+        headline=headline(measured),
+    )
 
 
 def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repeat]]:
-    """What varies -> its repeats; the first of each is the same fine-tuning."""
+    """Repeats of each kind of variation; the first of each is the same fine-tuning."""
     kinds = {
         "filters": [Repeat(number, seed) for number in range(repeats)],
         "seeds": [Repeat(0, seed + number) for number in range(repeats)],
@@ -129,9 +147,11 @@ def _tuned(
     """The network without the filters of a draw, fine-tuned, and its history."""
     pruned = prune(trained, channels, drawn)
     gone = [{layer: sorted(numbers) for layer, numbers in part(drawn).items()} for part in (removed_filters, masked_filters)]
-    stages.name(repeat.stage, {"removed": gone[0], "masked": gone[1], "finetune_seed": repeat.finetune_seed})
+    which = {"removed": gone[0], "masked": gone[1], "finetune_seed": repeat.finetune_seed}
     finetune = finetune_as(repeat.stage, repeat.finetune_seed)
-    return stages.network(repeat.stage, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
+    return stages.network(
+        replace(REPEAT, which=which, place=repeat.stage), pruned, lambda unfinished: finetune(pruned, splits, unfinished)
+    )
 
 
 def _rows(plan: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], tuned: Mapping[Repeat, Quality]) -> pd.DataFrame:
@@ -149,8 +169,3 @@ def _rows(plan: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], t
         for vary, repeats in plan.items()
         for number, repeat in enumerate(repeats)
     )
-
-
-def _history(training: pd.DataFrame, histories: Mapping[Repeat, pd.DataFrame]) -> pd.DataFrame:
-    parts = [training.assign(stage="trained"), *(part.assign(stage=repeat.stage) for repeat, part in histories.items())]
-    return pd.concat(parts, ignore_index=True)

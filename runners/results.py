@@ -1,4 +1,4 @@
-"""What a runner hands back: tidy tables, figures, networks, and the text that the terminal shows."""
+"""Results of a runner: tidy tables, figures, networks, and the text that the terminal shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.repeats import PAIR, layer_means
 from runners.pruning.saved import Pruned
 
 
@@ -39,3 +40,18 @@ class Results:
     networks: Mapping[str, Pruned] = field(default_factory=dict)
     text: str = ""
     headline: str = ""
+
+
+def accuracy_table(accuracy: pd.DataFrame) -> Table:
+    """The table of accuracies, one row a stage."""
+    return Table(accuracy, by=("stage",), values=("top1_pct", "top5_pct", "loss_nats", "params", "macs"))
+
+
+def agreement_table(spearman: pd.DataFrame) -> Table:
+    """Mean rank correlation over layers, one row a pair of criteria."""
+    return Table(layer_means(spearman), by=tuple(PAIR), values=("rho",))
+
+
+def histories_table(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The histories of several stages, one below the other."""
+    return pd.concat([part.assign(stage=stage) for stage, part in histories.items()], ignore_index=True)

@@ -6,10 +6,12 @@ from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
 from analysis.similarity import spearman
+from analysis.texts import accuracy_text, headline, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
-from runners.results import Results
+from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, score
+from runners.stages import SCORES, TRAINED
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
 from runners.training.fit import Fit
@@ -20,11 +22,20 @@ def run(
 ) -> Results:
     """Train (or take given weights), measure, score by every criterion, correlate."""
     channels = trace_channels(model, splits.example)
-    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
+    trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})
-    rho = spearman(scores)
-    history = training.assign(stage="trained")
-    tables = {"accuracy": measured, "spearman": rho, "scores": scores, "history": history}
-    return Results(tables, {"spearman": spearman_by_layer(rho), "history": learning_curves(history)})
+    rho, history = spearman(scores), histories_table({"trained": training})
+    return Results(
+        tables={
+            "accuracy": accuracy_table(measured),
+            "agreement": agreement_table(rho),
+            "spearman": rho,
+            "scores": scores,
+            "history": history,
+        },
+        figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},
+        text=f"{accuracy_text(measured)}\n{spearman_text(rho)}",
+        headline=headline(measured),
+    )

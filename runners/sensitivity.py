@@ -1,4 +1,4 @@
-"""How much of each layer can go: accuracy against the ratio of one layer at a time."""
+"""Sensitivity of layers: accuracy against the ratio of one layer at a time."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,26 @@ from torch import nn
 
 from analysis.figures import sensitivity_curves, spearman_by_layer
 from analysis.similarity import spearman
+from analysis.texts import accuracy_text, headline, sensitivity_text, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate
 from runners.pruning.prune import prune
-from runners.results import Results
+from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.alone import alone
 from runners.selection.rule import Rule
 from runners.selection.select import check_prunable, select
+from runners.stages import DATASET, SCORES, TRAINED
+from runners.storage.keys import RULE, Stage
 from runners.storage.stages import Stages
 from runners.tracing.channels import Channels, trace_channels
 from runners.training.fit import Fit
 
 log = logging.getLogger(__name__)
+SENSITIVITY = Stage(
+    "sensitivity", 1, after=(SCORES, DATASET), options=("chosen", "ratios", *(option for option in RULE if option != "ratio"))
+)
 
 
 def run(
@@ -48,15 +54,25 @@ def run(
     rules = alone(channels, rule, ratios)
     check_prunable(channels, replace(rule, ratio=0))
     check_rankable(model, channels, criteria, chosen)
-    trained, training = stages.network("trained", model, lambda unfinished: train(model, splits, unfinished))
-    scores = stages.table("scores", lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    found = stages.table("sensitivity", lambda: _measured(trained, channels, scores, chosen, rules, splits))
+    trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
+    scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
+    found = stages.table(SENSITIVITY, lambda: _measured(trained, channels, scores, chosen, rules, splits))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})
     rho = spearman(scores)
-    history = training.assign(stage="trained")
-    tables = {"accuracy": measured, "sensitivity": found, "spearman": rho, "scores": scores, "history": history}
-    return Results(tables, {"sensitivity": sensitivity_curves(found, measured), "spearman": spearman_by_layer(rho)})
+    return Results(
+        tables={
+            "accuracy": accuracy_table(measured),
+            "sensitivity": Table(found, by=("layer", "index", "ratio"), values=("top1_pct", "loss_nats")),
+            "agreement": agreement_table(rho),
+            "spearman": rho,
+            "scores": scores,
+            "history": histories_table({"trained": training}),
+        },
+        figures={"sensitivity": sensitivity_curves(found, measured), "spearman": spearman_by_layer(rho)},
+        text="\n".join([accuracy_text(measured), sensitivity_text(found, measured), spearman_text(rho)]),
+        headline=headline(measured),
+    )
 
 
 def _measured(

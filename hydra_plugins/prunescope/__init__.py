@@ -1,1 +1,1 @@
-"""What Hydra finds by this folder's name: how the jobs of a sweep are listed, and where they run."""
+"""Plugins of Hydra, which finds them by this folder's name: the list of a sweep's jobs, and the places where they run."""

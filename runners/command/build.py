@@ -1,8 +1,8 @@
 """One run: builds what its runner's signature names, runs it, and writes what comes of it."""
 
-import inspect
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from runners.command.built import Built
-from runners.command.reports import check_reports, with_reports
+from runners.command.built import Built, reports_of
+from runners.command.reports import apply_reports, check_reports
+from runners.process.errors import ConfigError
+from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
 from runners.pruning.saved import save_pruned
-from runners.results import Results
+from runners.results import Results, Table
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
+from runners.storage.stages import read_table
 
 
 def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: Path) -> None:
@@ -28,61 +31,85 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
         UserError: anything that the user can put right, before the first training step where it can be known.
     """
     started = time.monotonic()
-    parts = Built(config, values, folder)
+    built = Built(config, values, folder)
     runner = get_method(config.runner._target_)
-    arguments = {name: getattr(parts, name) for name in inspect.signature(runner).parameters}
+    given = _arguments(runner, values, built)
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
-    provenance = facts.facts(root, parts.device)
-    check_reports(parts.reports)
-    run = keys.run_name(values)
+    provenance = facts.facts(root, built.device)
+    check_reports(reports_of(values))
+    run, data = keys.run_name(values), built.data if built.has("splits") else ""
     if not values["rerun"]:
-        run_folder.check_data(folder, run, parts.data)
-    run_folder.start(folder, redacted(values), run, parts.data)
-    if parts.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(parts.device)
-    results = with_reports(runner(**arguments), parts.reports)
-    accuracy = _write(results, parts, values, folder)
-    run_folder.finish(
-        folder,
-        provenance
-        | {
-            "command": [redacted_argument(argument) for argument in provenance["command"]],
-            "seed": values["seed"],
-            "precision": parts.engine.arithmetic,
-            "keys": parts.stages.keys,
-            "contents": parts.stages.contents,
-            "reused": parts.stages.reused,
-            "made_on": parts.stages.made_on,
-            "numerics_mixed": len({parts.stages.numerics, *chain.from_iterable(parts.stages.made_on.values())}) > 1,
-            "seconds": parts.stages.seconds | {"total": round(time.monotonic() - started, 3)},
-            "peak_memory_mb": facts.peak_memory_mb(parts.device),
-        },
-        accuracy,
-    )
+        run_folder.check_data(folder, run, data)
+    run_folder.start(folder, redacted(values), run, data)
+    if built.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(built.device)
+    results: Results = runner(**given)
+    declared = _write(results, built, values, folder)
+    command = [redacted_argument(argument) for argument in provenance["command"]]
+    about = {"headline": results.headline, "tables": declared} | _facts(built)
+    ended = {"peak_memory_mb": facts.peak_memory_mb(built.device)}
+    about["seconds"] |= {"total": round(time.monotonic() - started, 3)}
+    run_folder.finish(folder, provenance | {"command": command} | about | ended)
 
 
-def _write(results: Results, parts: Built, values: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """Tables with the run's own columns, figures, networks and the curves of what was reused; the table of accuracy."""
-    own = {"run": folder.name} | {key: values["names"][key] for key in ("model", "dataset")} | {"seed": values["seed"]}
-    chosen = {"pruned_by": parts.chosen} | _rule_columns(values)
-    tables: dict[str, pd.DataFrame] = {}
+def write_reports(values: Mapping[str, Any], folder: Path) -> None:
+    """Makes the tables and figures of the config's `reports` out of a finished run's tables, anew at every call.
+
+    Raises:
+        ConfigError: a report asks for a table that the run has not.
+    """
+    if values["reports"]:
+        known = json.loads((folder / run_folder.STATUS).read_text())["sha256"]
+        names = [Path(name).stem for name in known if name.endswith(".csv")]
+        tables, figures = apply_reports({name: read_table(folder / f"{name}.csv") for name in names}, reports_of(values))
+        for name, table in tables.items():
+            run_folder.write_table(folder, name, table)
+        for name, figure in figures.items():
+            run_folder.write_figure(folder, name, figure)
+
+
+def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:
+    """Arguments of the runner by name: options of its own YAML, and parts of the experiment."""
+    own = {key: keys.canonical(value) for key, value in values["runner"].items() if key != "_target_"}
+    try:
+        return arguments(runner, own, built)
+    except Missing as error:
+        name = values["names"]["runner"]
+        raise ConfigError(
+            f"runner={name} asks for {error.parameter!r}; conf/runner/{name}.yaml has no such option, and no part of an "
+            "experiment is called so (runners/command/built.py lists them); mend its signature or its YAML"
+        ) from error
+
+
+def _facts(built: Built) -> dict[str, Any]:
+    """Facts about the parts that were built; a run that stored nothing has no keys."""
+    found: dict[str, Any] = {"seed": built.values["seed"], "keys": {}, "reused": [], "seconds": {}}
+    if built.has("engine"):
+        found["precision"] = built.engine.arithmetic
+    if built.has("stages"):
+        made, here = built.stages.made, built.stages.numerics
+        mixed = len({here, *chain.from_iterable(made.made_on.values())}) > 1
+        found |= vars(made) | {"seconds": dict(made.seconds), "numerics_mixed": mixed}
+    return found
+
+
+def _write(results: Results, built: Built, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Tables with the run's own columns, figures, networks and the text; what reports may gather of the tables."""
+    own, pruning = {"run": folder.name} | built.columns, built.pruning_columns
+    declared: dict[str, Any] = {}
     for name, table in results.tables.items():
-        about_all = {"criterion", "criterion_a"} & set(table)
-        columns = own if about_all else own | chosen
-        tables[name] = table.assign(**{column: value for column, value in columns.items() if column not in table})
-        run_folder.write_table(folder, name, tables[name])
+        if isinstance(table, Table):
+            declared[name] = {"by": list(table.by), "values": list(table.values)}
+        rows = table.rows if isinstance(table, Table) else table
+        about_all_criteria = {"criterion", "criterion_a"} & set(rows)
+        run_folder.write_table(folder, name, _with_columns(rows, own if about_all_criteria else own | pruning))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for name, pruned in results.networks.items():
         save_pruned(folder / name, pruned, redacted(values["model"]))
-    for stage in parts.stages.reused:  # it was trained where nobody watched
-        watch = parts.watch(stage)
-        for row in results.tables["history"].query("stage == @stage").to_dict("records"):
-            watch(row)
-    return tables["accuracy"]
+    run_folder.write_text(folder, results.text)
+    return declared
 
 
-def _rule_columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule as columns of tables; shares layer by layer are in selection.csv, and leave `ratio` empty."""
-    found = {"preset": keys.preset(values)} | {key: keys.canonical(values[key]) for key in keys.RULE if key != "skip"}
-    return found | ({"ratio": None} if isinstance(found["ratio"], dict) else {})
+def _with_columns(rows: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    return rows.assign(**{column: value for column, value in columns.items() if column not in rows})

@@ -19,7 +19,6 @@ from runners.data.counter import fold
 from runners.data.splits import Splits
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.scoring.score import Ranking, check_criteria
-from runners.selection.rounds import rules_of_rounds
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -37,15 +36,50 @@ log = logging.getLogger(__name__)
 
 
 class Built:
-    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here."""
+    """Every part of an experiment, built when a runner first names it; the arguments of runners are named here.
+
+    A supply of `runners.process.inject`: `"model" in built`, `built["model"]`.
+    """
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
         _prepare_torch()
 
+    def __contains__(self, name: object) -> bool:
+        """True if there is such a part, built or not."""
+        return isinstance(getattr(type(self), str(name), None), cached_property)
+
+    def __getitem__(self, name: str) -> Any:
+        """The part; it is built now if it was not yet."""
+        return getattr(self, name)
+
+    def has(self, name: str) -> bool:
+        """True if a part was asked for, and so built."""
+        return name in vars(self)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Columns that are true of every row of this run: names of the parts that were built."""
+        names = {"model": self.has("model"), "dataset": self.has("splits")}
+        found = {name: self.values["names"][name] for name, built in names.items() if built}
+        return found | ({"seed": self.values["seed"]} if found or self.has("seed") else {})
+
+    @property
+    def pruning_columns(self) -> dict[str, Any]:
+        """Columns that are true of rows about the pruned network, of the parts that were built.
+
+        Shares layer by layer are in selection.csv, and leave `ratio` empty.
+        """
+        found: dict[str, Any] = {"pruned_by": self.chosen} if self.has("chosen") else {}
+        if self.has("rule"):
+            rule = {key: keys.canonical(self.values[key]) for key in keys.RULE if key != "skip"}
+            found |= {"preset": keys.preset(self.values)} | rule
+            found["ratio"] = None if isinstance(found["ratio"], dict) else found["ratio"]
+        return found
+
     @cached_property
     def device(self) -> torch.device:
-        """Where everything lies."""
+        """The device on which data and networks lie."""
         return _device(self.values["device"])
 
     @cached_property
@@ -98,45 +132,14 @@ class Built:
         return found
 
     @cached_property
-    def reports(self) -> dict[str, Report]:
-        """Tables and figures beyond the runner's own."""
-        specs = self.values["reports"].items()
-        return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
-
-    @cached_property
     def score_batch_size(self) -> int:
         """Images at a time when they score."""
         return self.values["score_batch_size"]
 
     @cached_property
     def rule(self) -> Rule:
-        """How many filters go."""
+        """The rule of selection: how many filters go, and where from."""
         return Rule(**{key: keys.canonical(self.values[key]) for key in keys.RULE})
-
-    @cached_property
-    def rounds(self) -> list[Rule]:
-        """The rule of every round."""
-        return rules_of_rounds(self.rule, self.values["runner"]["rounds"], self.values["runner"]["pace"])
-
-    @cached_property
-    def ratios(self) -> list[float]:
-        """The ratios at which every layer is pruned alone."""
-        return keys.canonical(self.values["runner"]["ratios"])
-
-    @cached_property
-    def repeats(self) -> int:
-        """How often filters, or seeds, are drawn."""
-        return self.values["runner"]["repeats"]
-
-    @cached_property
-    def window(self) -> list[float]:
-        """The quantiles of scores between which filters are drawn."""
-        return keys.canonical(self.values["runner"]["window"])
-
-    @cached_property
-    def vary(self) -> list[str]:
-        """What repeats differ in."""
-        return self.values["runner"]["vary"]
 
     @cached_property
     def seed(self) -> int:
@@ -152,7 +155,7 @@ class Built:
 
     @cached_property
     def finetune(self) -> Fit:
-        """What the pruned network is trained by: fine-tuning, or, from new weights, the recipe of training."""
+        """Training of the pruned network: fine-tuning, or, from new weights, the recipe of training."""
         if self.values["after"] == "finetune":
             return self._fit("finetune", "finetune", "tuned")
         fitting = self._fit("recipe", "scratch", "tuned")
@@ -168,7 +171,7 @@ class Built:
 
     @cached_property
     def fresh(self) -> nn.Module | None:
-        """New weights for the pruned shape, drawn as those of the full one were; none to fine-tune those that it has."""
+        """A freshly initialised full network for `after=scratch_*`; None for `after=finetune`."""
         if self.values["after"] == "finetune":
             return None
         torch.manual_seed(fold(self.values["seed"], *b"scratch"))
@@ -186,12 +189,12 @@ class Built:
         return partial(fit, recipe=recipe, optimizer=optimizer, **settings)
 
     def watch(self, stage: str) -> Watch:
-        """Who looks at the training of a stage while it runs."""
+        """Receiver of a stage's history, row by row, while it grows."""
         return tensorboard(self.folder / run_folder.TENSORBOARD / stage) if self.values["tensorboard"] else unwatched
 
     @cached_property
     def engine(self) -> Engine:
-        """How training steps are computed."""
+        """The engine of training steps: precision, compilation, graphs."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
         return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
@@ -199,9 +202,15 @@ class Built:
     @cached_property
     def stages(self) -> Stages:
         """The store, with this run's keys."""
-        chain = keys.chain({**self.values, "precision": self.engine.arithmetic}, self.data)
-        store = Store(Path(self.values["store"]).resolve())
-        return Stages(store, chain, rerun=self.values["rerun"], lock=self.values["lock"], numerics=facts.numerics(self.device))
+        contents = {"data": lambda: self.data, "precision": lambda: self.engine.arithmetic}
+        return Stages(
+            Store(Path(self.values["store"]).resolve()),
+            keys.Keys(keys.stage_options(self.values), contents),
+            rerun=self.values["rerun"],
+            lock=self.values["lock"],
+            numerics=facts.numerics(self.device),
+            watch=self.watch,
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -229,6 +238,12 @@ def _prepare_torch() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def reports_of(values: Mapping[str, Any]) -> dict[str, Report]:
+    """Tables and figures beyond the runner's own: functions of tables."""
+    specs = values["reports"].items()
+    return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
 
 
 def _instantiate(node: Any, what: str) -> Any:

@@ -21,6 +21,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from runners.command.arguments import CONF, check_arguments
 from runners.command.gate import resolved
+from runners.command.summary import summary
 from runners.command.watchdog import watched
 from runners.process.environment import variable
 from runners.process.errors import (
@@ -87,7 +88,7 @@ def run(config: DictConfig, root: Path) -> int:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if run_folder.is_done(folder) and not config.rerun:
         print("This run is finished; nothing is computed again (rerun=true repeats it).")
-        return _show(folder)
+        return _finished(config, folder)
     values = resolved(config)
     _listen()
     warnings.filterwarnings("ignore")
@@ -104,7 +105,7 @@ def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Pat
         from runners.command.build import execute
 
         execute(config, values, folder, root)
-        return _show(folder)
+        return _finished(config, folder)
     except UserError as error:
         by_hand = isinstance(error, Preempted) and requested() == signal.SIGINT.name
         return _give_up(folder, error, str(error), INTERRUPTED if by_hand else error.exit_code, debug=config.debug)
@@ -134,9 +135,15 @@ def _listen() -> None:
     signal.signal(signal.SIGINT, first)
 
 
-def _show(folder: Path) -> int:
-    from runners.command.summary import summary
+def _finished(config: DictConfig, folder: Path) -> int:
+    """Makes the reports of a finished run and shows it."""
+    if config.reports:
+        from runners.command.build import write_reports
 
+        try:
+            write_reports(resolved(config), folder)
+        except UserError as error:
+            return _fail(str(error), error.exit_code)
     print(summary(folder))
     print(folder, flush=True)
     return 0

@@ -10,7 +10,7 @@ from runners.looking.seen import Seen
 
 
 def look(values: Mapping[str, Any]) -> Seen:
-    """What the config's runner sees; its arguments are options of its YAML, or of the whole config.
+    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config.
 
     Raises:
         UserError: there is nothing to look at, or it is damaged.

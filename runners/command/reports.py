@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runners.process.errors import ConfigError
-from runners.results import Results
+from runners.process.inject import Missing, arguments
 
 Report = Callable[..., pd.DataFrame | Figure]
 
@@ -29,26 +28,26 @@ def check_reports(reports: Mapping[str, Any]) -> None:
             raise ConfigError(f"reports.{name}.{unknown[0]} is no option; it takes {', '.join(allowed)}; leave it out")
 
 
-def with_reports(results: Results, reports: Mapping[str, Report]) -> Results:
-    """The results and every report, in order; a later report may read an earlier one's table.
+def apply_reports(tables: Mapping[str, pd.DataFrame], reports: Mapping[str, Report]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The table or figure that each report makes, in order; a later report may read an earlier one's table.
 
     Raises:
         ConfigError: a report asks for a table that there is not, or bears the name of one.
     """
-    tables, figures = dict(results.tables), dict(results.figures)
+    made: dict[str, pd.DataFrame] = {}
+    figures: dict[str, Figure] = {}
     for name, report in reports.items():
-        parameters = inspect.signature(report).parameters.values()
-        wanted = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-        if missing := [table for table in wanted if table not in tables]:
+        if name in tables:
+            raise ConfigError(f"reports.{name} bears the name of a table of the runner; choose another name")
+        try:
+            found = report(**arguments(report, made, tables))
+        except Missing as error:
             raise ConfigError(
-                f"reports.{name} needs the table {missing[0]!r}; this runner has {', '.join(tables)}; choose another runner, "
-                "or put the report that makes it first"
-            )
-        if name in tables or name in figures:
-            raise ConfigError(f"reports.{name} bears the name of a table or figure of the runner; choose another name")
-        made = report(**{table: tables[table] for table in wanted})
-        if isinstance(made, Figure):
-            figures[name] = made
+                f"reports.{name} needs the table {error.parameter!r}; this runner has {', '.join(tables)}; choose another "
+                "runner, or put the report that makes it first"
+            ) from error
+        if isinstance(found, Figure):
+            figures[name] = found
         else:
-            tables[name] = made
-    return replace(results, tables=tables, figures=figures)
+            made[name] = found
+    return made, figures

@@ -33,7 +33,7 @@ class Images:
     flip: bool = False
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.labels)
 
     @property

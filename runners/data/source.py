@@ -48,7 +48,7 @@ class Source(Protocol):
         ...
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[Batch]:

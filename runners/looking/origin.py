@@ -10,15 +10,21 @@ from runners.looking.escapes import plain, shown
 from runners.looking.sweep import Job
 from runners.process.errors import StoreError
 from runners.storage.folder import mixed
-from runners.storage.keys import BOOKKEEPING, STAGES
+from runners.storage.keys import BOOKKEEPING
 
 MOST_LISTED = 10
 TRAINING = ("dataset", "trained", "given")
-# Options that change nothing up to the trained network; any other that a sweep varies may.
-AFTER_TRAINING = (
-    {"criterion", "criteria", "preset", "runner", "reports", "after", *BOOKKEEPING}
-    | {section for name, stage in STAGES.items() if name not in TRAINING for section in stage.sections}
-) - {section for name in TRAINING for section in STAGES[name].sections}
+# Options that change nothing up to the trained network, besides those that only later stages depend on.
+AFTER_TRAINING = {"criterion", "criteria", "preset", "runner", "after", *BOOKKEEPING}
+# The options of each stage, for runs of an earlier version, which do not note them.
+FIRST_OPTIONS: Mapping[str, Sequence[str]] = {
+    "dataset": ("dataset",),
+    "trained": ("model", "optimizer", "recipe", "precision", "seed"),
+    "given": ("model", "weights"),
+    "scores": ("compared", "score_share", "score_batch_size"),
+    "selection": ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled"),
+    "tuned": ("optimizer", "finetune", "after", "precision", "seed"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,19 @@ def _training(each: Finished) -> tuple[str, ...]:
     row = each.facts["accuracy"][0]
     own = {"model": row.get("model"), "dataset": row.get("dataset"), "seed": each.facts["seed"]}
     # `finetune.epochs` and `criterion@criteria.mine` go by their first word.
-    varied = {key: value for key, value in each.job.values.items() if re.split("[.@]", key)[0] not in AFTER_TRAINING}
+    later = after_training(each.facts.get("options", FIRST_OPTIONS))
+    varied = {key: value for key, value in each.job.values.items() if re.split("[.@]", key)[0] not in later}
     return tuple(f"{key}={shown(value)}" for key, value in (own | varied).items())
+
+
+def after_training(options: Mapping[str, Sequence[str]]) -> set[str]:
+    """The options that change nothing up to the trained network; any other that a sweep varies may.
+
+    Args:
+        options: stage -> the options that go into it.
+    """
+    during = {option for stage in TRAINING for option in options.get(stage, ())}
+    return (AFTER_TRAINING | {option for each in options.values() for option in each}) - during
 
 
 def _odd_ones(group: Sequence[Finished]) -> str:

@@ -1,1 +1,1 @@
-"""What every process of ours stands on: errors and exit codes, signals, streams, secrets."""
+"""The ground of every process of ours: errors and exit codes, signals, streams, secrets, arguments by name."""

@@ -1,4 +1,7 @@
-"""What of the environment may come into a config, and so into the files beside its results."""
+"""Environment variables that a config may read; their values are written beside the results.
+
+Without the list `${oc.env:AWS_SECRET}` puts a secret into two files (config.yaml and run.log), and nobody is asked.
+"""
 
 import os
 import re
@@ -11,7 +14,7 @@ ALLOWED = re.compile(r"(\w*_)?(ROOT|DIR|SCRATCH|HOME|WORK|TMPDIR)|(SLURM|PRUNESC
 
 
 def variable(name: str, default: str | None = None) -> str | None:
-    """What `${oc.env:NAME}` or `${oc.env:NAME,default}` stands for.
+    """Value of `${oc.env:NAME}` or `${oc.env:NAME,default}` in a config.
 
     Raises:
         ConfigError: the name is not of a kind that configs may hold, or the variable is not set and there is no default.

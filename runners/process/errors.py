@@ -1,4 +1,4 @@
-"""What a user can get wrong, and the exit code of each kind; imported by every room, imports nothing.
+"""Errors that a user can put right, each kind with its exit code; imported by every room, imports nothing.
 
 Every message is one line: what was given; what is allowed; the likely fix.
 """
@@ -45,13 +45,13 @@ INTERRUPTED = 130
 
 
 def error_line(message: str) -> str:
-    """What is shown of an error: one line, in which nothing steers the terminal, whatever names from files hold."""
+    """An error as one line, in which nothing steers the terminal, whatever names from files hold."""
     line = " ".join(message.split())
     return f"error: {''.join(each if each.isprintable() else ascii(each)[1:-1] for each in line)}\n"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also torch's own kinds, by their names: torch may not be imported here."""
+    """True for every kind of out-of-memory error; torch's kinds go by their names, since torch may not be imported here."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 

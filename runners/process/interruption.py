@@ -24,17 +24,17 @@ def listen() -> None:
 
 
 def beat() -> None:
-    """Notes that the run goes forward."""
+    """Notes a sign of life."""
     _beats[0] += 1
 
 
 def beats() -> int:
-    """How often that was noted, for whoever watches for hangs."""
+    """Number of signs of life so far, for the watchdog."""
     return _beats[0]
 
 
 def requested() -> str:
-    """The signal that asked the run to stop; empty if none did. Who asks goes forward."""
+    """The signal that asked the run to stop; empty if none did. Asking also counts as a sign of life for the watchdog."""
     beat()
     return _noted[0].name if _noted else ""
 

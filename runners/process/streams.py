@@ -1,4 +1,7 @@
-"""Standard streams that end no run: closed from the start, or with a reader that has gone."""
+"""Standard streams that end no run: closed from the start, or with a reader that has gone.
+
+Without it `python run.py ... | head -1` ends with exit code 1 and "a fault of Prunescope" after all its work is done.
+"""
 
 import os
 import sys
@@ -12,7 +15,7 @@ class Unread:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the stream's own."""
+        """Any other attribute of the stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, needs
+from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, Inputs, Labelled, needs
 from runners.data.resident import Images
 from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
@@ -31,7 +31,7 @@ class Watcher:
 
 @dataclass
 class Observations:
-    """What a pass has seen so far; its size does not grow with the batches, but for states that join."""
+    """Sums over the batches so far; their size does not grow with the batches, but for states that join."""
 
     n_images: int = 0
     gradients: dict[str, Weight] = field(default_factory=dict)
@@ -49,12 +49,12 @@ class Observations:
             kept.append(state.double())
 
     def state(self, layer: str, name: str) -> Tensor | None:
-        """What became of all batches; None where a layer's output was never seen."""
+        """The state of all batches; None where a layer's output was never seen."""
         kept = self.states.get((layer, name))
         return torch.cat(kept) if kept else None
 
     def gradient(self, layer: str) -> Weight:
-        """Of the mean loss over all images, one filter a row."""
+        """Gradient of the mean loss over all images, one filter a row."""
         return self.gradients[layer] / self.n_images
 
 
@@ -68,13 +68,13 @@ def observe(
     batch_size: int,
     loss_of: Callable[[Tensor, Tensor], Tensor] = summed_loss,
 ) -> Observations:
-    """Shows `images` once: forwards in eval mode and fp32, and backwards if somebody needs it.
+    """Shows `images` once: forwards in eval mode and fp32, and backwards if a criterion needs it.
 
     Feature maps are reduced as they pass. The network stays as it is.
 
     Args:
         layers: those to look at.
-        gradients: whether somebody needs the mean gradient of their weights too.
+        gradients: true if a criterion needs the mean gradient of their weights.
         loss_of: the task's loss of (outputs, labels), summed over images.
 
     Raises:
@@ -83,7 +83,7 @@ def observe(
     """
     of_weights = {name: each for name, each in criteria.items() if needs(each) is BatchGradients}
     at_sites = {name: each for name, each in criteria.items() if name not in of_weights}
-    backward = gradients or any(needs(each) is not Activations for each in criteria.values())
+    backward = gradients or any(needs(each) in (Gates, BatchGradients) for each in criteria.values())
     sought = {layer: network.get_parameter(f"{layer}.weight") for layer in layers if gradients or of_weights}
     seen = Observations()
     with _undisturbed(network, sought.values()) as traced, torch.set_grad_enabled(backward):
@@ -92,7 +92,7 @@ def observe(
             stop_if_requested("while filters were scored")
             # Without weights to differentiate by, the images stand in, so that the gradient passes every layer.
             sources = list(sought.values()) or [x.requires_grad_(backward)]
-            loss = loss_of(observed.run(x), labels)
+            loss = loss_of(observed.show(x, labels), labels)
             _check(loss)
             if backward:
                 found = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
@@ -106,7 +106,7 @@ def observe(
 def _take_in(
     network: nn.Module, layer: str, grad: Tensor, n_images: int, seen: Observations, watchers: Sequence[Watcher]
 ) -> None:
-    """The gradient of one batch's summed loss, into the mean and before whoever wants to see it."""
+    """Adds one batch's gradient to the running sum and passes it to criteria that ask for gradients of single batches."""
     weight, grad = filters(network, layer), filters(network, layer, grad)
     # In float64: the sum shall not depend on how the images are cut into batches.
     total = seen.gradients.setdefault(layer, torch.zeros_like(grad, dtype=torch.float64))
@@ -118,35 +118,51 @@ def _take_in(
 
 
 class _Observed(fx.Interpreter):
-    """Runs a traced network and shows the outputs of some nodes, and on the way back their gradients, to watchers."""
+    """Runs a traced network and shows watchers the inputs and outputs of some nodes, and on the way back their gradients."""
+
+    labels: Tensor
 
     def __init__(self, traced: fx.GraphModule, watchers: Mapping[fx.Node, list[Watcher]], seen: Observations) -> None:
         super().__init__(traced, garbage_collect_values=True)
         self.seen = seen
+        self.of_inputs = {node: _asking_for(Inputs, all_) for node, all_ in watchers.items()}
         self.of_outputs = {node: _asking_for(Activations, all_) for node, all_ in watchers.items()}
         self.of_gates = {node: _asking_for(Gates, all_) for node, all_ in watchers.items()}
 
+    def show(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The network's output for one batch."""
+        self.labels = labels
+        return self.run(x)
+
     def run_node(self, n: fx.Node) -> Any:
         """The node's output, unchanged."""
+        if watchers := self.of_inputs.get(n):
+            self._show(watchers, Inputs(_input(self.module, n, *self.fetch_args_kwargs_from_env(n)), labels=self.labels))
         value = super().run_node(n)
         if watchers := self.of_outputs.get(n):
-            self._show(watchers, Activations(value.detach()))
+            self._show(watchers, Activations(value.detach(), labels=self.labels))
         if watchers := self.of_gates.get(n):
             output = value.detach().clone() if changed_in_place(self.module, n) else value.detach()
-            version = output._version
+            version, labels = output._version, self.labels
 
             def show(grad: Tensor) -> None:
                 assert output._version == version, f"{n} was overwritten before its gradient came"
-                self._show(watchers, Gates(output, grad))
+                self._show(watchers, Gates(output, grad, labels=labels))
 
             value.register_hook(show)
         return value
 
-    def _show(self, watchers: Sequence[Watcher], view: Activations) -> None:
+    def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:
         for watcher in watchers:
-            left = len(view.output) if watcher.criterion.images is None else watcher.criterion.images - self.seen.n_images
+            left = view.images if watcher.criterion.images is None else watcher.criterion.images - self.seen.n_images
             if left > 0:
-                self.seen.keep(watcher, view if left >= len(view.output) else view.first(left))
+                self.seen.keep(watcher, view if left >= view.images else view.cut(0, left))
+
+
+def _input(network: nn.Module, layer: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The tensor that goes into a layer, channels second: a linear layer takes them last."""
+    found = (args[0] if args else kwargs["input"]).detach()
+    return found.movedim(-1, 1) if isinstance(network.get_submodule(str(layer.target)), nn.Linear) else found
 
 
 def _asking_for(view: type, watchers: Iterable[Watcher]) -> list[Watcher]:
@@ -156,12 +172,12 @@ def _asking_for(view: type, watchers: Iterable[Watcher]) -> list[Watcher]:
 def _watchers(
     traced: fx.GraphModule, layers: Iterable[str], criteria: Mapping[str, DataCriterion]
 ) -> dict[fx.Node, list[Watcher]]:
-    """Who looks at which node."""
+    """The watchers of each node; those of inputs at the layers themselves."""
     found: dict[fx.Node, list[Watcher]] = {}
     for layer in layers:
         sites = find_sites(traced, layer)
         for name, criterion in criteria.items():
-            for node in sites[criterion.site]:
+            for node in sites["conv_out" if needs(criterion) is Inputs else criterion.site]:
                 found.setdefault(node, []).append(Watcher(layer, name, criterion))
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from analysis.ensemble import Ensemble, mean_rank
-from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs
+from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs, needs_of_layer
 from criteria.median import TOLERANCE
 from runners.data.resident import Images
 from runners.process.errors import ConfigError, NumericalError
@@ -35,6 +35,7 @@ def check_criteria(criteria: Mapping[str, Ranking]) -> None:
             continue
         try:
             needs(criterion)
+            needs_of_layer(criterion)
         except TypeError as error:
             raise ConfigError(f"criterion {name!r}: {error}; see criteria/layer.py; mend its function or YAML") from error
 
@@ -47,7 +48,7 @@ def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str
     """
     criterion = criteria[chosen]
     members = [criteria[name] for name in criterion.members] if isinstance(criterion, Ensemble) else [criterion]
-    if not any(needs(each) is BatchNorm for each in members if not isinstance(each, Ensemble)):
+    if not any(needs_of_layer(each) is BatchNorm for each in members if not isinstance(each, Ensemble)):
         return
     traced = follow(network)
     for layer in channels.convolutions:
@@ -122,9 +123,9 @@ def _table(found: Sequence[tuple[str, int, str, np.ndarray]]) -> pd.DataFrame:
 def _seen(
     network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
 ) -> Observations:
-    """What one pass over the images shows to those who need it; nothing, and no pass, if nobody does."""
+    """The states and gradients from one pass over the images; without a criterion that needs images there is no pass."""
     from_data = {name: each for name, each in criteria.items() if isinstance(each, DataCriterion)}
-    gradients = any(needs(each) is Gradients for each in criteria.values())
+    gradients = any(needs_of_layer(each) is Gradients for each in criteria.values())
     if not from_data and not gradients:
         return Observations()
     if images is None:
@@ -146,10 +147,13 @@ def _views(traced: fx.GraphModule, channels: Channels, seen: Observations, layer
 @torch.no_grad()
 def _scores(criterion: Criterion, views: Mapping[type, Any], state: Tensor | None) -> np.ndarray | None:
     """One score a filter; None if the layer lacks what the criterion needs."""
-    if isinstance(criterion, DataCriterion):
-        return None if state is None else criterion.finish(state).cpu().numpy()
-    view = views.get(needs(criterion))
-    return None if view is None else criterion(view).cpu().numpy()
+    kind = needs_of_layer(criterion)
+    if kind is not None and kind not in views:
+        return None
+    layer = [] if kind is None else [views[kind]]
+    if not isinstance(criterion, DataCriterion):
+        return criterion(*layer).cpu().numpy()
+    return None if state is None else criterion.finish(state, *layer).cpu().numpy()
 
 
 def _check_members(name: str, ensemble: Ensemble, criteria: Mapping[str, Ranking]) -> None:
@@ -182,7 +186,7 @@ def _check_scores(scores: np.ndarray, name: str, layer: str, n_filters: int) -> 
 
 
 def _report(residuals: Mapping[str, float]) -> None:
-    """How exact the geometric medians are, if somebody asked for them."""
+    """Logs how exact the geometric medians are, if a criterion asked for them."""
     if residuals:
         worst = max(residuals, key=lambda layer: residuals[layer])
         text = f"geometric medians of {len(residuals)} layers: residual at most {residuals[worst]:.1e} ({worst})"

@@ -1,1 +1,1 @@
-"""What must not be lost: keys, the store, the run folder, provenance."""
+"""Storage of what must not be lost: keys, the store, the run folder, provenance."""

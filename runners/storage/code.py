@@ -1,4 +1,4 @@
-"""Which code this is: the commit, what differs from it, and a hash of the sources themselves."""
+"""Identity of the code: the commit, what differs from it, and a hash of the sources themselves."""
 
 import hashlib
 import subprocess

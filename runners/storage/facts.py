@@ -1,4 +1,4 @@
-"""Where numbers come from: code, versions, hardware."""
+"""Provenance of numbers: code, versions, hardware."""
 
 import platform
 import resource
@@ -31,7 +31,7 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
 
 
 def numerics(device: torch.device) -> str:
-    """The class of rounding: results of one class repeat bit for bit, others to within rounding."""
+    """Numerics class, on which rounding depends: results of one class repeat bit for bit, others to within rounding."""
     cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return f"{name}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}"

@@ -34,7 +34,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """What `write_atomic` does, for those who know better what to say.
+    """Writes beside `path`, to the disk, and renames, as `write_atomic` does, but leaves the error to the caller.
 
     Raises:
         OSError: as the system gives it; the old file stands.
@@ -66,7 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_again(read: Callable[[], Read]) -> Read:
-    """What `read` gives at the first, second or third try; it opens what it reads anew each time.
+    """Result of `read` at the first, second or third try; it opens what it reads anew each time.
 
     Raises:
         OSError: the third try failed too, or the first in a way that does not pass by itself.

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import shutil
 import socket
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
 STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
 CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
 TENSORBOARD = "tensorboard"
-SHOWN = {"accuracy.csv", "spearman.csv", FACTS}  # what every finished run has
+SUMMARY = "summary.txt"
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run ended well in `folder`, and its tables and facts are there as they were written."""
+    """True if a run ended well in `folder`, and its tables and facts are there as they were written."""
     try:
         status = json.loads((folder / STATUS).read_text())
         files: dict[str, str] = status["sha256"]
-        if status["state"] != "done" or not files.keys() >= SHOWN:
+        if status["state"] != "done" or FACTS not in files:
             return False
         return all(read_again(partial(file_digest, folder / name)) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -61,7 +60,14 @@ def check_data(folder: Path, run: str, data: str) -> None:
 
 def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = "") -> None:
     """Notes that a run has begun, what it was asked for and on which data; what an earlier run left goes."""
-    for path in (folder / ERROR_LOG, folder / FACTS, *folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob("*/plan.json")):
+    for path in (
+        folder / ERROR_LOG,
+        folder / FACTS,
+        folder / SUMMARY,
+        *folder.glob("*.csv"),
+        *folder.glob("*.png"),
+        *folder.glob("*/plan.json"),
+    ):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     process = {"started": _now(), "host": socket.gethostname(), "pid": os.getpid()}
@@ -69,25 +75,11 @@ def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = ""
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 
-def finish(folder: Path, facts: dict[str, Any], accuracy: "pd.DataFrame") -> None:
-    """Notes that everything is written: the last thing a run does.
-
-    Args:
-        accuracy: becomes part of the facts: run.json alone is then the finished row, whatever becomes of the tables.
-    """
-    write_json(folder / FACTS, facts | {"accuracy": rows(accuracy)})
-    files = {path.name: file_digest(path) for path in sorted([folder / FACTS, *folder.glob("*.csv")])}
+def finish(folder: Path, facts: dict[str, Any]) -> None:
+    """Notes that everything is written: the last thing a run does."""
+    write_json(folder / FACTS, facts)
+    files = {path.name: file_digest(path) for path in sorted([folder / FACTS, folder / SUMMARY, *folder.glob("*.csv")])}
     write_json(folder / STATUS, {"state": "done", "ended": _now(), "begun": _begun(folder), "sha256": files})
-
-
-def rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """A table as plain values for strict JSON, row by row; a number that is none is null."""
-    found = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(column): _plain(value) for column, value in row.items()} for row in found]
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
@@ -130,6 +122,11 @@ def _begun(folder: Path) -> dict[str, Any]:
 def write_table(folder: Path, name: str, table: "pd.DataFrame") -> None:
     """A table as CSV."""
     write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+
+
+def write_text(folder: Path, text: str) -> None:
+    """The text that the terminal shows of the run."""
+    write_atomic(folder / SUMMARY, f"{text}\n".encode())
 
 
 def write_figure(folder: Path, name: str, figure: "Figure") -> None:

@@ -5,7 +5,7 @@ Imports no torch, so that the gate and the run folder's name cost nothing.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,34 +26,24 @@ BOOKKEEPING = frozenset(
         "hang_minutes",
         "cuda_graph",
         "tensorboard",
+        "reports",
         "allow_code_drift",
         "sweep",
         "detach",
     }
 )
-# What an experiment sets counts, not what it is called; no preset is no part of a name.
+# Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a stage's result depends on.
+# Of a runner's YAML: how it is called and shown, not what it computes.
+RUNNER_BOOKKEEPING = frozenset({"looks", "name_after"})
+NAME_AFTER = ("dataset", "model", "runner")
 
-    Args:
-        version: raised when the code of the stage comes to give other results for the same config.
-        after: the stages whose results go in.
-        sections: the parts of the config that go in.
-    """
-
-    version: int
-    after: tuple[str, ...]
-    sections: tuple[str, ...]
-
-
-# What a rule of selection is made of. At these values an option changes nothing, and is not part of a name: what was
-# stored before there was the option is found.
+# What a rule of selection is made of.
 RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled")
+# An option at its default is left out of the hash, so that results stored before the option existed are still found.
 NO_EFFECT: Mapping[str, Any] = {
     "start_layer": 0,
     "normalise": "none",
@@ -62,23 +52,81 @@ NO_EFFECT: Mapping[str, Any] = {
     "coupled": "skip",
     "compile": False,
     "after": "finetune",
-    "reports": {},
 }
 
-STAGES: Mapping[str, Stage] = {
-    "dataset": Stage(1, (), ("dataset",)),
-    "trained": Stage(1, ("dataset",), ("model", "optimizer", "recipe", "precision", "seed")),
-    "given": Stage(1, (), ("model", "weights")),
-    "scores": Stage(3, ("trained", "dataset"), ("compared", "score_share", "score_batch_size")),
-    "selection": Stage(1, ("scores",), ("chosen", *RULE)),
-    "sensitivity": Stage(1, ("scores", "dataset"), ("chosen", "ratios", *(key for key in RULE if key != "ratio"))),
-    "tuned": Stage(1, ("selection", "dataset"), ("optimizer", "finetune", "after", "precision", "seed")),
-    # Which filters are gone and the seed are part of each repeat's own key.
-    "repeat": Stage(1, ("trained", "dataset"), ("optimizer", "finetune", "precision")),
-}
 
-# Stages of single runners, by the option that only those runners have.
-ASKED_BY = {"sensitivity": "ratios", "repeat": "repeats"}
+@dataclass(frozen=True)
+class Stage:
+    """One result of a run that is worth keeping, and all that goes into it; declared beside the code that makes it.
+
+    Args:
+        name: begins its key, and names its folder in the store.
+        version: raised when the code of the stage comes to give other results for the same config.
+        after: the stages whose results go in.
+        options: the options that go in: keys of the runner's YAML, of config.yaml, and `compared`, `chosen`, `score_share`.
+        contents: what goes in that no option says, by name (`data`: hash of the images and labels).
+        unless: an option, and the stage whose key this one takes where the option is set (`weights`: nothing is trained).
+        round: plain values that tell a round of this stage from the others.
+        which: plain values that tell one of several results from the others, to which all of the above is common.
+        place: of the result in the store, if not `name`; what follows a slash is left out.
+    """
+
+    name: str
+    version: int
+    after: tuple["Stage", ...] = ()
+    options: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    unless: "tuple[str, Stage] | None" = None
+    round: Any = None
+    which: Any = None
+    place: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name among the stages of a run."""
+        return self.place or self.name
+
+    @property
+    def kind(self) -> str:
+        """Its folder in the store, which stages labelled `kind/...` share."""
+        return self.label.partition("/")[0]
+
+
+class Keys:
+    """The key of each stage of one run, worked out when it is asked for.
+
+    Args:
+        options: the plain values of `stage_options`.
+        contents: name -> what gives the value: options and contents that take time to find out.
+    """
+
+    def __init__(self, options: Mapping[str, Any], contents: Mapping[str, Callable[[], str]]) -> None:
+        self.options, self.contents = options, contents
+
+    def of(self, stage: Stage) -> str:
+        """A hash of the stage's version, of the keys of the stages before it, and of all that goes in."""
+        if other := self.instead(stage):
+            return self.of(other)
+        before = [self.of(earlier) for earlier in stage.after] + [self.contents[name]() for name in stage.contents]
+        rounds = [] if stage.round is None else [stage.round]
+        common = digest([stage.name, stage.version, before, self._sections(stage), *rounds])
+        return common if stage.which is None else digest([common, stage.which])
+
+    def instead(self, stage: Stage) -> Stage | None:
+        """The stage whose key this one takes in this run, if it does."""
+        return stage.unless[1] if stage.unless and self.options.get(stage.unless[0]) else None
+
+    def _sections(self, stage: Stage) -> dict[str, Any]:
+        """The options that go in, but for those that have no effect."""
+        found: dict[str, Any] = {}
+        for option in stage.options:
+            if option in self.options:
+                found[option] = self.options[option]
+            elif option in self.contents:
+                found[option] = self.contents[option]()
+            elif option not in NO_EFFECT:
+                raise KeyError(f"stage {stage.label!r} depends on {option!r}, which is no option of this run")
+        return found
 
 
 def canonical(value: Any) -> Any:
@@ -113,6 +161,7 @@ def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
         kept["names"]["preset"] = preset(config)
+    kept["runner"] = {key: value for key, value in config["runner"].items() if key not in RUNNER_BOOKKEEPING}
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
 
@@ -136,14 +185,16 @@ def _with_contents(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_name(config: Mapping[str, Any]) -> str:
     """A readable prefix and the hash of the resolved config: `digits-resnet56-l1-0.5-seed0-1a2b3c4d5e`."""
-    names = config["names"]
-    parts = [names["dataset"], names["model"]]
-    if names["runner"] == "one_shot":
-        ratio = canonical(config["ratio"])
-        parts += [names["criterion"], preset(config) or "by_layer" if isinstance(ratio, dict) else str(ratio)]
-    else:
-        parts.append(names["runner"])
+    parts = [_word(config, option) for option in config["runner"].get("name_after", NAME_AFTER)]
     return "-".join([*parts, f"seed{config['seed']}", digest(influential(config))[:10]])
+
+
+def _word(config: Mapping[str, Any], option: str) -> str:
+    """An option in the name of a run; shares layer by layer go by the preset that gives them."""
+    if option in config["names"]:
+        return config["names"][option]
+    value = canonical(config[option])
+    return (preset(config) or "by_layer") if isinstance(value, dict) else str(value)
 
 
 def chosen(config: Mapping[str, Any]) -> str:
@@ -154,7 +205,7 @@ def chosen(config: Mapping[str, Any]) -> str:
 
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All criteria that are scored: the set, and the one to prune by."""
+    """The criteria that are scored: the set, and the one to prune by."""
     return {**config["criteria"], chosen(config): config["criterion"]}
 
 
@@ -164,46 +215,22 @@ def preset(config: Mapping[str, Any]) -> str:
     return "" if name in (None, "null") else name
 
 
-def chain(config: Mapping[str, Any], data_digest: str) -> dict[str, str]:
-    """The key of every stage's result.
+def stage_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that may go into stages, by name; without those that have no effect, and files by their content.
 
     Args:
-        config: the resolved config, its precision no longer `auto` but what steps compute in.
-        data_digest: hash of the images and labels themselves.
+        config: the resolved config.
+
+    Returns:
+        The sections of the config, the runner's own options, `compared` (all criteria that are scored), `chosen` (the name
+        of the one to prune by) and `score_share`.
     """
-    plain = influential(config) | {"compared": compared(config), "chosen": chosen(config)}
-    plain["ratios"] = config["runner"].get("ratios")
-    if "after" in plain:  # no fine-tuning: the recipe of training, once more
-        plain["finetune"] = plain["recipe"]
-    unused = {stage for stage, option in ASKED_BY.items() if not config["runner"].get(option)}
+    plain = influential(config)
+    found = {**plain.get("runner", {}), **plain, "compared": compared(config), "chosen": chosen(config)}
+    found.pop("precision")  # `auto`: what steps compute in is known later
+    if "after" in found:  # no fine-tuning: the recipe of training, once more
+        found["finetune"] = found["recipe"]
     # Which images score is chosen among the training images, and changes nothing before the scores.
-    plain["score_share"] = plain["dataset"].pop("score_share", None)
-    keys: dict[str, str] = {}
-    for name, stage in STAGES.items():
-        if (name == "given" and not plain.get("weights")) or name in unused:
-            continue
-        before = [keys[earlier] for earlier in stage.after]
-        if name == "dataset":
-            before.append(data_digest)
-        keys[name] = digest([name, stage.version, before, _sections(plain, stage)])
-        if name == "given":
-            keys["trained"] = keys["given"]
-    return keys | _round_keys(plain, keys, config["runner"])
-
-
-def _round_keys(plain: Mapping[str, Any], keys: Mapping[str, str], runner: Mapping[str, Any]) -> dict[str, str]:
-    """Of iterative pruning: each round's stages depend on the round before."""
-    found: dict[str, str] = {}
-    before = keys["trained"]
-    for number in range(1, runner.get("rounds", 0) + 1):
-        for stage in ("scores", "selection", "tuned"):
-            how = [runner["rounds"], runner["pace"], number]
-            sections = _sections(plain, STAGES[stage])
-            before = digest([stage, STAGES[stage].version, [before, keys["dataset"]], sections, how])
-            found[f"{stage}_{number}"] = before
+    found["score_share"] = found["dataset"].get("score_share")
+    found["dataset"] = {key: value for key, value in found["dataset"].items() if key != "score_share"}
     return found
-
-
-def _sections(plain: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """The parts of the config that a stage depends on, but for options that have no effect."""
-    return {section: plain[section] for section in stage.sections if section in plain or section not in NO_EFFECT}

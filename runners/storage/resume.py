@@ -1,4 +1,4 @@
-"""Where an unfinished training is: two generations of its state, of which a kill at any moment leaves one whole."""
+"""Checkpoints of an unfinished training: two generations of its state, of which a kill at any moment leaves one whole."""
 
 import hashlib
 import io

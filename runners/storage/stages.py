@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from torch import nn
 from runners.process.errors import NumericalError, ResourceError, StoreError
 from runners.process.interruption import stop_if_requested
 from runners.storage.files import read_again
-from runners.storage.keys import digest
+from runners.storage.keys import Keys, Stage
 from runners.storage.locks import Locks
 from runners.storage.resume import Checkpoints
 from runners.storage.store import MANIFEST, Store, content, numerics
@@ -23,9 +23,15 @@ from runners.storage.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
 Write = Callable[[Path], None]
+Watch = Callable[[Mapping[Any, Any]], None]
 Read = TypeVar("Read")
 WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
 TEXT_COLUMNS = ("layer", "criterion", "note", "obstacle", "removed", "masked")
+
+
+def unwatched(stage: str) -> Watch:
+    """Nobody looks."""
+    return lambda row: None
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -37,47 +43,64 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class Made:
+    """Record of what a run has asked of the store so far, by the label of each stage.
+
+    Args:
+        keys: also of the stages that went into those.
+        options: the names of the options that went in.
+        seconds: of each kind of stage; `waited` for other processes.
+        reused: stages whose results came from the store.
+        contents: hash of what was found or made.
+        made_on: numerics of all that had a part in it.
+    """
+
+    keys: dict[str, str] = field(default_factory=dict)
+    options: dict[str, list[str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)
+    made_on: dict[str, list[str]] = field(default_factory=dict)
+
+    def note_keys(self, stage: Stage, keys: Keys) -> None:
+        """Adds a stage, and those before it."""
+        other = keys.instead(stage)
+        for earlier in [other] if other else stage.after:
+            self.note_keys(earlier, keys)
+        self.keys[stage.label] = keys.of(stage)
+        self.options[stage.label] = list(stage.options)
+
+
+@dataclass(frozen=True)
 class Stages:
     """A store, this run's keys in it, and how long each stage took.
 
     Args:
-        keys: stage -> key; `name` adds to them.
+        keys: of this run.
         rerun: make every stage again; a stored result that differs is reported, and stands.
         lock: how two runs that need the same result are kept from both making it; one of `locks.CHOICES`.
-        seconds: stage -> seconds, filled as stages run; `waited` for other processes.
-        reused: stages whose results came from the store.
-        contents: stage -> hash of what was found or made, filled as stages run.
         numerics: of this process.
-        made_on: stage -> numerics of all that had a part in it, filled as stages run.
+        watch: label of a stage -> what is shown the rows of its history, also of one that comes from the store.
+        made: filled as stages run.
     """
 
     store: Store
-    keys: dict[str, str]
+    keys: Keys
     rerun: bool = False
     lock: str = "auto"
-    seconds: dict[str, float] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-    contents: dict[str, str] = field(default_factory=dict)
     numerics: str = ""
-    made_on: dict[str, list[str]] = field(default_factory=dict)
-
-    def name(self, stage: str, what: Any) -> None:
-        """Gives `kind/...` a key: what goes into every stage of its kind, and `what` (plain values) of this one.
-
-        Stages of a kind lie together in the store, and are one result if all that goes into them is the same.
-        """
-        self.keys[stage] = digest([self.keys[_kind(stage)], what])
+    watch: Callable[[str], Watch] = unwatched
+    made: "Made" = field(default_factory=lambda: Made())
 
     def network(
-        self, stage: str, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
+        self, stage: Stage, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
     ) -> tuple[nn.Module, pd.DataFrame]:
         """The network of a stage and its history; `blank` lends its shape and stays as it is."""
-        checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys[stage], {self.numerics})
+        checkpoints = Checkpoints(self.store.root / "unfinished" / self.keys.of(stage), {self.numerics})
 
         def produce() -> Write:
             network, history = make(checkpoints)
-
-            _check_finite(stage, network)
+            _check_finite(stage.label, network)
 
             def write(folder: Path) -> None:
                 save_weights(network, folder / WEIGHTS)
@@ -89,9 +112,14 @@ class Stages:
         checkpoints.clear()
         network = deepcopy(blank)
         self._read(stage, entry / WEIGHTS, lambda path: load_weights(network, path))
-        return network.eval(), self._read(stage, entry / HISTORY, read_table)
+        history = self._read(stage, entry / HISTORY, read_table)
+        if stage.label in self.made.reused:
+            watch = self.watch(stage.label)
+            for row in history.to_dict("records"):
+                watch(row)
+        return network.eval(), history
 
-    def table(self, stage: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def table(self, stage: Stage, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table of a stage, as it is read back from its CSV."""
 
         def produce() -> Write:
@@ -102,20 +130,21 @@ class Stages:
         return self._read(stage, entry / TABLE, read_table)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds the time of a block to `seconds`."""
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the time of a block to `made.seconds`."""
         started = time.monotonic()
         yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0) + time.monotonic() - started, 3)
+        self.made.seconds[what] = round(self.made.seconds.get(what, 0) + time.monotonic() - started, 3)
 
-    def _entry(self, stage: str, produce: Callable[[], Write], made_on: Collection[str]) -> Path:
+    def _entry(self, stage: Stage, produce: Callable[[], Write], made_on: Collection[str]) -> Path:
         """The folder of a stage's result: found; or found after another process made it; or made.
 
         Args:
             made_on: numerics of all that had a part in it, once it is made.
         """
-        stop_if_requested(f"before stage {stage!r}")
-        kind, key = _kind(stage), self.keys[stage]
+        stop_if_requested(f"before stage {stage.label!r}")
+        kind, key = stage.kind, self.keys.of(stage)
+        self.made.note_keys(stage, self.keys)
         entry = self._found(stage)
         if entry is None:
             locks = Locks(self.store.root / "locks", self.lock)
@@ -124,18 +153,19 @@ class Stages:
                 if entry is None:
                     with self.timed(kind):
                         entry = self.store.publish(kind, key, produce(), made_on)
-        self.contents[stage] = self._read(stage, entry / MANIFEST, content)
-        self.made_on[stage] = self._read(stage, entry / MANIFEST, numerics)
+        self.made.contents[stage.label] = self._read(stage, entry / MANIFEST, content)
+        self.made.made_on[stage.label] = self._read(stage, entry / MANIFEST, numerics)
         return entry
 
-    def _found(self, stage: str) -> Path | None:
+    def _found(self, stage: Stage) -> Path | None:
         if self.rerun:
             return None
-        with self.timed(_kind(stage)):
-            entry = self.store.find(_kind(stage), self.keys[stage])
+        key = self.keys.of(stage)
+        with self.timed(stage.kind):
+            entry = self.store.find(stage.kind, key)
         if entry:
-            self.reused.append(stage)
-            log.info(f"{stage}: taken from the store ({self.keys[stage][:10]}), not made again")
+            self.made.reused.append(stage.label)
+            log.info(f"{stage.label}: taken from the store ({key[:10]}), not made again")
         return entry
 
     @contextmanager
@@ -146,7 +176,7 @@ class Stages:
                 held.enter_context(lock)
             yield
 
-    def _read(self, stage: str, path: Path, read: Callable[[Path], Read]) -> Read:
+    def _read(self, stage: Stage, path: Path, read: Callable[[Path], Read]) -> Read:
         def opened() -> Read:
             path.stat()  # what is not there, or not yet, is worth another try
             return read(path)
@@ -160,8 +190,8 @@ class Stages:
                     "same command to make everything anew"
                 ) from error
             raise StoreError(
-                f"stored {stage} {path} cannot be read ({error.strerror}); nobody may delete from store= while runs need it; "
-                "check the disk, then give the same command"
+                f"stored {stage.label} {path} cannot be read ({error.strerror}); nobody may delete from store= while runs need "
+                "it; check the disk, then give the same command"
             ) from error
 
 
@@ -172,8 +202,3 @@ def _check_finite(stage: str, network: nn.Module) -> None:
                 f"the result of stage {stage!r} has values in {name} that are not finite; such weights are not stored; lower "
                 "the learning rate"
             )
-
-
-def _kind(stage: str) -> str:
-    """The part of a stage's name that many may share."""
-    return stage.partition("/")[0]

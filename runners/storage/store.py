@@ -29,7 +29,7 @@ class Store:
     root: Path
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether there is a result, whole or not."""
+        """True if there is a result, whole or not."""
         try:
             return self._entry(stage, key).is_dir()
         except OSError:  # a stale handle; `find` will say more
@@ -110,7 +110,7 @@ class Store:
 
 
 def is_whole(entry: Path) -> bool:
-    """Whether an entry is of the stage and key that its path says, and has the files that its manifest says, bit for bit.
+    """True if an entry is of the stage and key that its path says, and has the files that its manifest says, bit for bit.
 
     Raises:
         OSError: it cannot be read.
@@ -133,7 +133,7 @@ def numerics(manifest: Path) -> list[str]:
 
 
 def _manifest(entry: Path) -> dict[str, Any]:
-    """What an entry says about itself; nothing if that is no manifest."""
+    """The manifest of an entry; empty if the file is none."""
     try:
         found = json.loads((entry / MANIFEST).read_bytes())
     except ValueError:

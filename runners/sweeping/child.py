@@ -1,4 +1,4 @@
-"""What a job's process owes to the one that started it."""
+"""Duties of a job's process towards the one that started it: it ends with it, and runs the code it was begun with."""
 
 import os
 import select

@@ -1,4 +1,4 @@
-"""Which devices the jobs of a sweep may use, and how many CPU threads each job gets; imports no torch."""
+"""Devices that the jobs of a sweep may use, and the CPU threads of each job; imports no torch."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ class Slot:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the job's process is told of it."""
+        """Environment variables that tell the job's process of its slot."""
         visible = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
         return {"OMP_NUM_THREADS": str(self.threads), **visible}
 
@@ -62,7 +62,7 @@ def visible_gpus() -> list[str]:
 
 
 def _threads(number: int) -> int:
-    """Of the CPUs that this process may use, an equal share; the user's own OMP_NUM_THREADS stands."""
+    """Equal share of the CPUs that this process may use; the user's own OMP_NUM_THREADS stands."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Not every cluster binds a job to the CPUs that it has given it.

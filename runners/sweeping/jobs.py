@@ -38,7 +38,7 @@ class Job:
     folder: Path
 
     def __str__(self) -> str:
-        """What tells it from the other jobs."""
+        """The values in which it differs from the other jobs."""
         return " ".join(f"{key}={_text(value)}" for key, value in self.values.items()) or self.name
 
 
@@ -55,7 +55,7 @@ def unfolded(config: DictConfig) -> list[Overrides]:
 
 
 def composer(config: DictConfig) -> Callable[[Overrides], DictConfig]:
-    """What makes one job's config after another, without Hydra's own part.
+    """A function that composes one job's config after another, without Hydra's own part.
 
     Each choice of files is read once, the names that follow from it are worked out, and the values of a job are set in a copy.
     """
@@ -99,7 +99,7 @@ def varied(jobs: Sequence[Overrides]) -> list[str]:
 
 
 def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
-    """What an option of a job is: the plain value at its dotted key, or the name of the chosen file."""
+    """Value of an option of a job: the plain value at its dotted key, or the name of the chosen file."""
     found = OmegaConf.select(config, option)
     if OmegaConf.is_dict(found) or found is None:
         return _pairs(overrides)[option]

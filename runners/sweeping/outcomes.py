@@ -1,4 +1,4 @@
-"""How the jobs of a sweep ended, in words and as the sweep's exit code."""
+"""Outcomes of the jobs of a sweep, in words and as the sweep's exit code."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from runners.sweeping.jobs import Job
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """The end of a job.
 
     Args:
         code: 0 done, minus the number of the signal that killed it, or an exit code; None where nobody saw the end.

@@ -28,7 +28,7 @@ class Child(Protocol):
 
     @property
     def pid(self) -> int:
-        """Also of its process group."""
+        """Number of the process, and of its process group."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class Child(Protocol):
         ...
 
     def poll(self) -> int | None:
-        """As `returncode`, looked up now."""
+        """Exit code as in `returncode`, looked up now."""
         ...
 
     def wait(self) -> Any:
@@ -54,7 +54,7 @@ class _Running:
 
 
 def arguments(job: Job, flags: Sequence[str]) -> list[str]:
-    """What `run.py` is given by one job's own process."""
+    """Command line of `run.py` in one job's own process."""
     own = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(job.folder)}", "hydra/job_logging=job"]
     return [*flags, *job.overrides, *own]
 
@@ -101,7 +101,7 @@ def run_all(
 
 
 def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> Callable[[Job, Slot], Child]:
-    """What starts a job: its output goes to `run.log`, and signals reach it through its parent alone."""
+    """A function that starts a job as a process; its output goes to `run.log`, signals reach it through its parent alone."""
 
     def start(job: Job, slot: Slot) -> Child:
         job.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What Slurm is asked: which jobs it still has, how many one array takes; never sacct, which many clusters lack."""
+"""Questions to Slurm: the jobs that it still has, the size of an array; never sacct, which many clusters lack."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def queued(arrays: Sequence[Array]) -> dict[str, str]:
 
 
 def max_array_size() -> int:
-    """How many tasks an array may have.
+    """Largest number of tasks of an array.
 
     Raises:
         NoSlurm: scontrol does not answer.
@@ -108,7 +108,7 @@ def requeue(job: str) -> None:
 
 
 def state(job: str) -> str:
-    """What Slurm says of one of its jobs: RUNNING, CANCELLED, ...
+    """State of a job in Slurm's words: RUNNING, CANCELLED, ...
 
     Raises:
         NoSlurm: squeue does not answer.

@@ -130,7 +130,7 @@ def _tell_of_obstacles(there: Mapping[str, str], known: set[str]) -> None:
 
 
 def _end(job: Job, before: Mapping[str, Any], *, lost: bool) -> tuple[bool, int | None]:
-    """Whether the end of a job that has left the queue is known by now, and its exit code, None if nobody wrote one."""
+    """True if the end of a job that has left the queue is known by now; and its exit code, None if nobody wrote one."""
     if run_folder.is_done(job.folder):
         return True, 0
     status = _status(job)

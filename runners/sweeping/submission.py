@@ -58,13 +58,13 @@ def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, 
 
 
 def held_python(root: Path) -> str:
-    """As words of a shell: Python, deaf to Slurm's signals from the first moment, and obeying those that came later."""
+    """Words of a shell that start Python with Slurm's signals held back, so that one that comes early is obeyed later."""
     held = [sys.executable, "-I", "-S", str(root / "runners" / "sweeping" / "held.py"), sys.executable]
     return shlex.join(["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", *held])
 
 
 def sbatch_options(options: Mapping[str, Any], name: str, root: Path) -> dict[str, Any]:
-    """What submitit's executor takes, from the launcher's options."""
+    """Parameters of submitit's executor, from the launcher's options."""
     given = {key: value for key, value in options.items() if value is not None and key not in NOT_SBATCH}
     minutes, memory = given.pop("timeout_min"), given.pop("mem_gb", None)
     # Since 22.05 srun no longer takes the number of CPUs over from sbatch; and the project's packages must be found first.

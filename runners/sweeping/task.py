@@ -90,7 +90,7 @@ def _requeue_unless_cancelled() -> None:
 
 
 def own_id() -> str:
-    """What Slurm's commands take for the job that this process belongs to.
+    """Number of this process's job as Slurm's commands take it.
 
     The plain number of an array's last task is the array's own, and means all of its tasks.
     """

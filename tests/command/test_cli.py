@@ -166,13 +166,13 @@ ended = []
 for overrides in json.loads(sys.stdin.read()):
     GlobalHydra.instance().clear()
     sys.argv[1:] = overrides
-    out, err, started = io.StringIO(), io.StringIO(), time.monotonic()
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli.main(Path(run.ROOT))
         except SystemExit as stop:
             code = stop.code
-    ended.append([code, out.getvalue(), err.getvalue(), time.monotonic() - started, "torch" in sys.modules])
+    ended.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
 print(json.dumps(ended))
 """
 
@@ -188,14 +188,14 @@ def test_composition_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> No
         cwd=tmp_path,
         check=True,
     )
-    for (overrides, expected), (code, out, err, seconds, torch_loaded) in zip(
+    for (overrides, expected), (code, out, err, torch_loaded) in zip(
         COMPOSITION, json.loads(done.stdout.splitlines()[-1]), strict=True
     ):
         assert code == 2, (overrides, err)
         assert out == "" and err.count("\n") == 1 and err.startswith("error: "), (overrides, out, err)
         assert re.search(expected, err), (overrides, err)
         assert err.count(";") >= 2, f"given; allowed; fix: {err}"
-        assert seconds < 3 and not torch_loaded, (overrides, seconds)
+        assert not torch_loaded, overrides
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,9 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.matrices import criteria_matrices, matrix
-from runners.command.reports import Report, check_reports, with_reports
+from runners.command.reports import Report, apply_reports, check_reports
 from runners.process.errors import ConfigError
-from runners.results import Results
 from support import Command
 
 SCORES = pd.DataFrame({"score": [1.0, 2.0]})
@@ -28,10 +27,9 @@ def drawn(double: pd.DataFrame, scores: pd.DataFrame) -> Figure:
 
 
 def test_reports_read_tables_by_name_and_each_other_in_order() -> None:
-    given = Results({"scores": SCORES})
-    found = with_reports(given, {"double": partial(double, times=3), "drawn": partial(drawn)})
-    assert found.tables["double"]["score"].tolist() == [3.0, 6.0] and isinstance(found.figures["drawn"], Figure)
-    assert set(given.tables) == {"scores"}, "the runner's own results stay as they are"
+    tables, figures = apply_reports({"scores": SCORES}, {"double": partial(double, times=3), "drawn": partial(drawn)})
+    assert tables["double"]["score"].tolist() == [3.0, 6.0] and isinstance(figures["drawn"], Figure)
+    assert set(tables) == {"double"}, "the runner's own tables are not made again"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +44,7 @@ def test_reports_read_tables_by_name_and_each_other_in_order() -> None:
 )
 def test_a_report_that_cannot_be_made_is_one_line(reports: dict[str, Report], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        with_reports(Results({"scores": SCORES}), reports)
+        apply_reports({"scores": SCORES}, reports)
     assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
 
 

@@ -7,12 +7,14 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from scipy.stats import f_oneway
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from criteria.activation import CHIP, APoZ, Entropy, HRank, nuclear_losses
+from criteria.activation import CHIP, APoZ, Entropy, FisherRatio, HRank, nuclear_losses
 from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1, taylor_l2
-from criteria.layer import Activations, Criterion
+from criteria.inputs import Wanda
+from criteria.layer import Activations, Criterion, Inputs, Weights
 from runners.data.resident import Images
 from runners.scoring.score import score
 from runners.tracing.channels import trace_channels
@@ -178,7 +180,7 @@ def test_apoz_and_its_two_sites() -> None:
 def test_apoz_counts_what_is_above_the_threshold() -> None:
     output = torch.tensor([[[[0.0, 1e-4], [2e-4, -3.0]]], [[[0.0, 0.0], [0.0, 1.0]]]])
     criterion = APoZ()
-    assert criterion.finish(criterion.reduce(Activations(output))).tolist() == [3 / 8]
+    assert criterion.finish(criterion.reduce(Activations(output, labels=torch.zeros(2, dtype=torch.int64)))).tolist() == [3 / 8]
 
 
 def slow_entropy(values: np.ndarray, bins: int) -> float:
@@ -249,7 +251,126 @@ def test_nuclear_losses_of_all_shapes_and_of_rows_that_depend_on_each_other() ->
     np.testing.assert_allclose(nuclear_losses(torch.tensor(rows[None]))[0], [3, 2, 1e-3, 0], rtol=1e-6, atol=1e-7)
 
 
+def slow_wanda(filters: np.ndarray, x: np.ndarray, groups: int) -> np.ndarray:
+    """One weight at a time; `filters` with the output channels first."""
+    wide, deep = len(filters) // groups, filters.shape[1]
+
+    def score(j: int) -> float:
+        channels = [x[:, j // wide * deep + c] for c in range(deep)]
+        return sum(float(np.abs(w).sum()) * np.sqrt(np.square(c).sum()) for w, c in zip(filters[j], channels, strict=True))
+
+    return np.array([score(j) for j in range(len(filters))])
+
+
+@torch.no_grad()
+def inputs(net: nn.Module, x: Tensor, layers: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The tensor that goes into each layer, as it was at that moment."""
+    seen: dict[str, np.ndarray] = {}
+
+    def look(module: nn.Module, args: tuple[Tensor]) -> None:
+        seen[next(layer for layer in layers if net.get_submodule(layer) is module)] = args[0].double().numpy().copy()
+
+    hooks = [net.get_submodule(layer).register_forward_pre_hook(look) for layer in layers]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("images", (None, 12))
+def test_wanda(images: int | None) -> None:
+    net, given = case()
+    x = inputs(net, given.normalise(given.pixels[:images]), LAYERS)
+    slow = {
+        layer: slow_wanda(net.get_parameter(f"{layer}.weight").detach().numpy(), x[layer], net.get_submodule(layer).groups)  # pyright: ignore[reportArgumentType]
+        for layer in LAYERS
+    }
+    compare(found(Wanda(images=images)), slow, rtol=1e-6)
+    assert len(net.conv2.weight[0]) == 4, "the second convolution has two groups"
+
+
+def test_wanda_by_hand() -> None:
+    # Input channels (3, 0), (0, 0) and (6, 8), (0, 0) of two images with one position each: norms 3 and 10.
+    x = torch.tensor([[3.0, 6.0], [0.0, 8.0]])
+    criterion = Wanda()
+    state = criterion.reduce(Inputs(x, labels=torch.zeros(2, dtype=torch.int64)))
+    assert criterion.finish(state, Weights(torch.tensor([[2.0, 0.0], [0.0, -1.0], [-1.0, 1.0]]))).tolist() == [6, 10, 13]
+    # Depthwise: each filter reads a channel of its own.
+    assert criterion.finish(state, Weights(torch.tensor([[[1.0, -2.0]], [[0.5, 0.5]]]))).tolist() == [9, 10]
+
+
+class Tokens(nn.Module):
+    """A transposed convolution of groups, and linear layers behind it: over the last dimension, and over features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.each, self.head = nn.ConvTranspose2d(3, 6, 3, groups=3), nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.each(self.up(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+def test_wanda_of_transposed_convolutions_and_of_linear_layers() -> None:
+    torch.manual_seed(0)
+    net, given = Tokens().eval(), case()[1]
+    x = inputs(net, given.normalise(given.pixels), ("up", "each", "head"))
+    channels = trace_channels(net, given.normalise(given.pixels[:1]))
+    parts = [score(net, channels, {"it": Wanda()}, given, layers=layers) for layers in (channels.convolutions, channels.linear)]
+    fast = {str(layer): part["score"].to_numpy() for table in parts for layer, part in table.groupby("layer")}
+    # Of the transposed one, output channel 2 g + o has the kernel from input channel g.
+    up = net.up.weight.detach().numpy().reshape(6, 1, 3, 3)
+    np.testing.assert_allclose(fast["up"], slow_wanda(up, x["up"], 3), rtol=1e-6)
+    each, head = (layer.weight.detach().numpy()[:, :, None] for layer in (net.each, net.head))
+    np.testing.assert_allclose(fast["each"], slow_wanda(each, np.moveaxis(x["each"], -1, 1), 1), rtol=1e-6)
+    np.testing.assert_allclose(fast["head"], slow_wanda(head, x["head"], 1), rtol=1e-6)
+
+
+def slow_fisher(values: np.ndarray, labels: np.ndarray) -> float:
+    parts = [values[labels == label] for label in set(labels)]
+    between = sum(len(part) * (part.mean() - values.mean()) ** 2 for part in parts)
+    return between / sum(((part - part.mean()) ** 2).sum() for part in parts) if between else 0
+
+
+@pytest.mark.parametrize("images", (None, 12))
+def test_fisher_ratio(images: int | None) -> None:
+    labels = case()[1].labels[:images].numpy()
+    means = {layer: a.mean((2, 3)) for layer, a in outputs(slice(images)).items()}
+    slow = {layer: np.array([slow_fisher(values, labels) for values in a.T]) for layer, a in means.items()}
+    fast = found(FisherRatio(images=images))
+    compare(fast, slow, rtol=1e-4)
+    # SciPy's F statistic, of four classes.
+    for layer in LAYERS:
+        changes = np.ptp(means[layer], axis=0) > 0
+        f = f_oneway(*(means[layer][labels == label][:, changes] for label in range(4))).statistic
+        np.testing.assert_allclose(fast[layer][changes] * (len(labels) - 4) / 3, f, rtol=1e-4)
+        assert changes.sum() > 4
+
+
+# Mean outputs and labels of a few images, and the ratio.
+FISHER: dict[str, tuple[list[float], list[int], float]] = {
+    # Means 2 and 7 about 4.5: between 6.25, within 1.
+    "two classes": ([1, 3, 6, 8], [4, 4, 2, 2], 6.25),
+    # Means 1 and 5 about 2: between (3 * 1 + 1 * 9) / 4 = 3; within (1 + 0 + 1 + 0) / 4 = 0.5.
+    "a class of one image": ([0, 1, 2, 5], [0, 0, 0, 1], 6),
+    "equal means": ([1, 3, 0, 4], [0, 0, 1, 1], 0),
+    "one class": ([1, 3, 0, 4], [7, 7, 7, 7], 0),
+    "never changes": ([0.1, 0.1, 0.1], [0, 0, 1], 0),
+    "changes between classes alone": ([0.1, 0.1, 0.1, 0.7], [0, 0, 0, 1], 2.0**52),
+    "one image a class": ([1, 3, 0, 4], [0, 1, 2, 3], 2.0**52),
+}
+
+
+@pytest.mark.parametrize("name", FISHER)
+def test_fisher_ratio_by_hand(name: str) -> None:
+    values, labels, expected = FISHER[name]
+    criterion = FisherRatio()
+    state = criterion.reduce(Activations(torch.tensor(values, dtype=torch.float32)[:, None], labels=torch.tensor(labels)))
+    assert criterion.finish(state).tolist() == [expected]
+
+
 EXACT: dict[str, Criterion] = {
+    "wanda": Wanda(images=15),
+    "fisher_ratio": FisherRatio(images=15),
     "taylor_l1": taylor_l1,
     "taylor_l2": taylor_l2,
     "snip": snip,

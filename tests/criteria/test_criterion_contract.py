@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,6 +13,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from analysis.ensemble import Ensemble
+from criteria.activation import APoZ, FisherRatio
+from criteria.inputs import Wanda
 from criteria.layer import (
     BATCH_VIEWS,
     LAYER_VIEWS,
@@ -22,20 +25,40 @@ from criteria.layer import (
     DataCriterion,
     Gates,
     Gradients,
+    Inputs,
     Label,
+    MeanOverImages,
     Scores,
     Weights,
     needs,
+    needs_of_layer,
 )
 from criteria.norm import l1
+from runners.data.resident import Images
+from runners.scoring.score import score
+from runners.tracing.channels import trace_channels
 from support import ROOT
 
 
+def noise(images: int, channels: int, seed: int) -> Tensor:
+    return torch.randn(images, channels, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def input_of(weight: Tensor, seed: int, images: int) -> Tensor:
+    """Feature maps that go into a layer, of two groups if it can have them: these have the same maps, so that filters of
+    different groups may change places.
+    """
+    return noise(images, weight.shape[1], seed).repeat(1, 2 if len(weight) % 2 == 0 else 1, 1, 1).to(weight.dtype)
+
+
 def output_of(weight: Tensor, seed: int, images: int) -> Tensor:
-    """What a layer with these filters and a ReLU makes of random patches; a filter of zeros puts out zeros."""
+    """The output of a layer with these filters and a ReLU for random patches; a filter of zeros puts out zeros."""
     filters = weight.detach().flatten(1).double()
-    patches = torch.randn(images, filters.shape[1], 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return torch.einsum("of,ifhw->iohw", filters, patches).relu().to(weight.dtype)
+    return torch.einsum("of,ifhw->iohw", filters, noise(images, filters.shape[1], seed)).relu().to(weight.dtype)
+
+
+def labels_of(images: int) -> Tensor:
+    return torch.arange(images) % 2
 
 
 # How this test shows a weight tensor to a criterion of each kind; a filter of zeros has zeros everywhere.
@@ -46,8 +69,11 @@ SHOW: dict[type, Callable[[Tensor], Any]] = {
     Gradients: lambda weight: Gradients(weight.detach(), weight.detach().cos()),
 }
 SHOW_BATCH: dict[type, Callable[[Tensor, int, int], Any]] = {
-    Activations: lambda weight, seed, images: Activations(output_of(weight, seed, images)),
-    Gates: lambda weight, seed, images: Gates(output_of(weight, seed, images), output_of(weight, seed, images).cos()),
+    Inputs: lambda weight, seed, images: Inputs(input_of(weight, seed, images), labels=labels_of(images)),
+    Activations: lambda weight, seed, images: Activations(output_of(weight, seed, images), labels=labels_of(images)),
+    Gates: lambda weight, seed, images: Gates(
+        output_of(weight, seed, images), output_of(weight, seed, images).cos(), labels=labels_of(images)
+    ),
     BatchGradients: lambda weight, seed, images: BatchGradients(weight.detach(), (weight.detach() + seed).cos(), images),
 }
 # A filter that does nothing scores lowest by every criterion but these: one looks at angles alone, one at nothing.
@@ -55,11 +81,13 @@ NOT_BY_SIZE = {"repr", "random"}
 
 
 def scores_of(criterion: Criterion, weight: Tensor) -> Tensor:
+    kind = needs_of_layer(criterion)
+    layer = [] if kind is None else [SHOW[kind](weight)]
     if not isinstance(criterion, DataCriterion):
-        return criterion(SHOW[needs(criterion)](weight))
+        return criterion(*layer)
     batches = [SHOW_BATCH[needs(criterion)](weight, seed, images) for seed, images in ((1, 5), (2, 3))]
     states = [criterion.reduce(batch) for batch in batches]
-    return criterion.finish(torch.cat(states) if criterion.joins else states[0] + states[1])
+    return criterion.finish(torch.cat(states) if criterion.joins else states[0] + states[1], *layer)
 
 
 # Each makes a layer; the shape of its filters (number, length) is worked by hand.
@@ -190,6 +218,27 @@ def without_layer(weights: Weights) -> Scores:
     return weights.filters.sum(1)
 
 
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """The scores of all criteria on layers of every kind, by the pass that runs use."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.ConvTranspose2d(3, 6, 3, groups=3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.BatchNorm2d(4)),
+        *(nn.Flatten(), nn.Linear(64, 10)),
+    )
+    pixels = torch.randint(0, 256, (12, 3, 6, 6), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(12) % 4, (0.5,) * 3, (0.25,) * 3)
+    channels = trace_channels(network, images.normalise(pixels[:1]))
+    criteria = {name: criterion_of(name) for name in NAMES}
+    return score(network, channels, criteria, images, batch_size=5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_serves_it(name: str, table: pd.DataFrame) -> None:
+    assert table[table["criterion"] == name].groupby("layer").size().to_dict() == {"0": 6, "3": 6, "6": 4}
+
+
 class WithoutBatch(DataCriterion):
     def reduce(self, output: Activations) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return output.averages
@@ -198,10 +247,26 @@ class WithoutBatch(DataCriterion):
         return state.double().mean(0)
 
 
+class ScoreWithoutBatch(MeanOverImages):
+    def score(self, output: Activations) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return output.averages
+
+
+class FinishWithAnotherView(FisherRatio):
+    def finish(self, state: Tensor, layer: Tensor) -> Scores:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return state.double().mean(0) + layer
+
+
 def test_needs() -> None:
-    with pytest.raises(TypeError, match=r"WithoutBatch.reduce must annotate its argument 'batch' with one of \['Activations'"):
+    with pytest.raises(TypeError, match=r"WithoutBatch.reduce must annotate its argument 'batch' with one of \['Inputs'"):
         needs(WithoutBatch())
-    assert needs(l1) is Weights and needs(partial(l1)) is Weights
+    with pytest.raises(TypeError, match="ScoreWithoutBatch.score must annotate its argument 'batch' with one of"):
+        needs(ScoreWithoutBatch())
+    with pytest.raises(TypeError, match="FinishWithAnotherView.finish must annotate its argument 'layer' with one of"):
+        needs_of_layer(FinishWithAnotherView())
+    assert needs(l1) is Weights and needs(partial(l1)) is Weights and needs_of_layer(partial(l1)) is Weights
+    assert (needs(Wanda()), needs_of_layer(Wanda())) == (Inputs, Weights)
+    assert (needs(APoZ()), needs_of_layer(APoZ())) == (Activations, None)
     with pytest.raises(TypeError, match=r"l1 takes no keyword \['p'\]; it takes \[\]"):
         needs(partial(l1, p=1))  # pyright: ignore[reportCallIssue]
     for wrong in (lambda layer: layer.filters.sum(1), with_another_view, without_layer):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
@@ -33,13 +33,14 @@ from runners.data.fake import fake  # noqa: E402
 from runners.process import interruption  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage import store  # noqa: E402
-from runners.storage.keys import digest  # noqa: E402
+from runners.storage.keys import Stage, digest  # noqa: E402
 from runners.storage.stages import WEIGHTS, Stages  # noqa: E402
 from runners.storage.store import MANIFEST, Store  # noqa: E402
 from runners.training import schedule, state  # noqa: E402
 from runners.training.engine import Engine  # noqa: E402
 from runners.training.fit import fit  # noqa: E402
 from runners.training.recipe import Recipe  # noqa: E402
+from support import FixedKeys  # noqa: E402
 
 STEPS = 5
 KEYS = {"trained": digest("trained"), "scores": digest("scores")}
@@ -62,14 +63,14 @@ def run(folder: Path) -> int:
     """Train, score, write: what every run does with the disk."""
     interruption.listen()
     state.CHECKPOINT_SECONDS = 0.0
-    stages = Stages(Store(folder / "store"), dict(KEYS))
+    stages = Stages(Store(folder / "store"), FixedKeys(KEYS))
     out = folder / "run"
     out.mkdir(parents=True, exist_ok=True)
     if run_folder.is_done(out):
         return 0
     run_folder.start(out, {"seed": 0})
     network, history = stages.network(
-        "trained",
+        Stage("trained", 1),
         blank(),
         lambda unfinished: fit(
             blank(),
@@ -83,10 +84,11 @@ def run(folder: Path) -> int:
         ),
     )
     first = next(network.parameters())
-    scores = stages.table("scores", lambda: pd.DataFrame({"score": first.detach().abs().sum(dim=(1, 2, 3)).numpy()}))
+    scores = stages.table(Stage("scores", 1), lambda: pd.DataFrame({"score": first.detach().abs().sum(dim=(1, 2, 3)).numpy()}))
     for name, table in {"accuracy": history, "spearman": scores}.items():
         run_folder.write_table(out, name, table)
-    run_folder.finish(out, {"contents": stages.contents}, history)
+    run_folder.write_text(out, "done")
+    run_folder.finish(out, {"contents": stages.made.contents})
     return 0
 
 

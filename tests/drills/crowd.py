@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
@@ -28,10 +28,11 @@ from runners.process.errors import UserError  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage import locks  # noqa: E402
 from runners.storage.files import write_atomic, write_json  # noqa: E402
-from runners.storage.keys import digest, file_digest  # noqa: E402
+from runners.storage.keys import Stage, digest, file_digest  # noqa: E402
 from runners.storage.resume import Checkpoints  # noqa: E402
-from runners.storage.stages import Stages  # noqa: E402
+from runners.storage.stages import Stages, read_table  # noqa: E402
 from runners.storage.store import MANIFEST, Store, is_whole  # noqa: E402
+from support import FixedKeys  # noqa: E402
 
 KEY = digest("crowd")
 STEPS, SECONDS = 40, 0.02
@@ -73,9 +74,9 @@ def train(network: nn.Linear, checkpoints: Checkpoints, note: Path) -> tuple[nn.
 def member(folder: Path, lock: str) -> int:
     """Gets the result, made or found, and notes its hash."""
     interruption.listen()
-    stages = Stages(Store(folder / "store"), {"trained": KEY}, lock=lock)
+    stages = Stages(Store(folder / "store"), FixedKeys({"trained": KEY}), lock=lock)
     blank = nn.Linear(4, 4, bias=False)
-    network, _ = stages.network("trained", blank, lambda unfinished: train(blank, unfinished, folder / "steps"))
+    network, _ = stages.network(Stage("trained", 1), blank, lambda unfinished: train(blank, unfinished, folder / "steps"))
     (folder / f"got-{os.getpid()}").write_text(digest(network.state_dict()["weight"].tolist()))
     return 0
 
@@ -214,20 +215,23 @@ def rows(folder: Path, number: int, each: int) -> dict[str, Any]:
     def work(who: int) -> int:
         table = pd.DataFrame({"top1_pct": [who / 7], "loss_nats": [float("nan")]})
         for row in range(each):
-            stages = Stages(Store(folder / "store"), {"scores": digest([row if row % 2 else who, row])})
-            stages.table("scores", lambda row=row: pd.DataFrame({"score": [row / 3]}))
+            stages = Stages(Store(folder / "store"), FixedKeys({"scores": digest([row if row % 2 else who, row])}))
+            stages.table(Stage("scores", 1), lambda row=row: pd.DataFrame({"score": [row / 3]}))
             run = folder / f"run-{who}-{row}"
             run.mkdir()
             for name in ("accuracy", "spearman"):
                 run_folder.write_table(run, name, table)
-            run_folder.finish(run, {"who": who, "row": row}, table)
+            run_folder.write_text(run, "done")
+            run_folder.finish(run, {"who": who, "row": row})
         return 0
 
     pids = [start(lambda who=who: work(who)) for who in range(number)]
     codes = [end(pid) for pid in pids]
     done = [path for path in folder.glob("run-*") if run_folder.is_done(path)]
-    facts = [json.loads((path / "run.json").read_text()) for path in done]
-    right = [found["accuracy"] == [{"top1_pct": found["who"] / 7, "loss_nats": None}] for found in facts]
+    right = [
+        read_table(path / "accuracy.csv")["top1_pct"].tolist() == [json.loads((path / "run.json").read_text())["who"] / 7]
+        for path in done
+    ]
     return outcome(folder, codes) | {"rows": len(done), "right": sum(right)}
 
 

@@ -19,10 +19,11 @@ from analysis.spread import binomial_se, expected_range, random_spread
 from models.cifar_resnet import cifar_resnet
 from runners.process.errors import ConfigError
 from runners.process.interruption import Preempted
-from runners.random_pruning import Repeat, planned
+from runners.random_pruning import REPEAT, Repeat, planned
 from runners.selection.draw import check_window, draw, within
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters
+from runners.storage.keys import Keys
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.tracing.channels import Channels, trace_channels
@@ -290,15 +291,21 @@ def test_a_killed_run_and_more_repeats_go_on_from_those_there_are(command: Comma
 
 
 def test_stages_of_a_kind_are_one_if_all_that_goes_in_is_the_same(tmp_path: Path) -> None:
-    stages = Stages(Store(tmp_path), {"repeat": "a key"})
+    def keys(images: str) -> Keys:
+        options = dict.fromkeys(["optimizer", "finetune", "precision", "dataset", "model", "recipe", "seed"], 0)
+        return Keys(options, {"data": lambda: images})
+
+    stages = Stages(Store(tmp_path), keys("some images"))
     for name, gone, seed in (("a", [1, 2], 0), ("b", [1, 2], 0), ("c", [1, 3], 0), ("d", [1, 2], 1)):
-        stages.name(f"repeat/{name}", {"removed": {"conv1": gone}, "finetune_seed": seed})
-        found = stages.table(f"repeat/{name}", lambda name=name: pd.DataFrame({"note": [name]}))
+        which = {"removed": {"conv1": gone}, "finetune_seed": seed}
+        found = stages.table(
+            replace(REPEAT, which=which, place=f"repeat/{name}"), lambda name=name: pd.DataFrame({"note": [name]})
+        )
         assert found["note"].tolist() == ["a" if name == "b" else name]
-    assert stages.reused == ["repeat/b"] and set(stages.seconds) == {"repeat", "waited"}
-    other = Stages(Store(tmp_path), {"repeat": "another key"})
-    other.name("repeat/a", {"removed": {"conv1": [1, 2]}, "finetune_seed": 0})
-    assert other.keys["repeat/a"] not in stages.keys.values()
+    assert stages.made.reused == ["repeat/b"] and set(stages.made.seconds) == {"repeat", "waited"}
+    again = replace(REPEAT, which={"removed": {"conv1": [1, 2]}, "finetune_seed": 0})
+    assert keys("some images").of(again) in stages.made.keys.values()
+    assert keys("other images").of(again) not in stages.made.keys.values()
 
 
 @pytest.mark.parametrize(

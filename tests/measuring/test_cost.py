@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analysis.texts import slower_than_its_macs
 from exactness import half_of_ranked, images
 from models.cifar_resnet import cifar_resnet
-from runners.command.summary import slower_than_its_macs
 from runners.measuring.cost import cost
 from runners.pruning.remove import remove
 from runners.tracing.channels import trace_channels

