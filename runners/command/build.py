@@ -84,7 +84,7 @@ def _facts(built: Built) -> dict[str, Any]:
     """Facts about the parts that were built; a run that stored nothing has no keys."""
     found: dict[str, Any] = {"seed": built.values["seed"], "keys": {}, "reused": [], "seconds": {}}
     if built.has("engine"):
-        found |= {"precision": built.engine.arithmetic, "fused": built.engine.fused}
+        found["precision"] = built.engine.arithmetic
     if built.has("stages"):
         made, here = built.stages.made, built.stages.numerics
         mixed = len({here, *chain.from_iterable(made.made_on.values())}) > 1

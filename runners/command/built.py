@@ -25,7 +25,7 @@ from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
-from runners.training.engine import Engine, cuda_graph, gains_from_fusing
+from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
@@ -204,8 +204,7 @@ class Built:
         """The engine of training steps: precision, compilation, graphs."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
-        fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]
-        return Engine(found, compiled=self.values["compile"], fused=fused, capture=cuda_graph if captured else None)
+        return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:
@@ -216,7 +215,7 @@ class Built:
             keys.Keys(keys.stage_options(self.values), contents),
             rerun=self.values["rerun"],
             lock=self.values["lock"],
-            numerics=facts.numerics(self.device, fused=self.has("engine") and self.engine.fused),
+            numerics=facts.numerics(self.device),
             watch=self.watch,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,18 +18,20 @@ from runners.data.resident import Images
 from runners.data.streamed import Streamed
 from runners.process.errors import ConfigError, DataError
 
+S = TypeVar("S", bound=Images | Streamed)
+
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[S]):
     """The splits a runner gets of a data set: `score` is a fixed part of `train`, and `test` only ever measures.
 
     Args:
         read: the files from which the pixels were read.
     """
 
-    train: Images | Streamed
-    score: Images | Streamed
-    test: Images | Streamed
+    train: S
+    score: S
+    test: S
     read: tuple[Path, ...] = ()
 
     @property

@@ -235,7 +235,8 @@ def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: str
 def test_the_given_share_of_training_labels_is_drawn_at_random() -> None:
     n, num_classes = 20_000, 5
     labels = torch.arange(n) % num_classes
-    raw = Raw(*(Pixels(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels),) * 2)
+    pixels = Pixels(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels)
+    raw = Raw(pixels, pixels)
     look: dict[str, Any] = {"num_classes": num_classes, "channels": 1, "score_share": 0.5, "mean": (0.5,), "std": (1.0,)}
 
     def drawn(share: float, seed: int = 0) -> Splits:

@@ -27,6 +27,7 @@ from runners.process.errors import NumericalError, ResourceError, StoreError, Us
 from runners.process.interruption import Preempted
 from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
 from runners.storage import folder as run_folder
+from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import Keys, Stage, canonical, digest, file_digest, run_name, stage_options
 from runners.storage.resume import Checkpoints

@@ -1,4 +1,4 @@
-"""What only a GPU can show: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs and streams."""
+"""What only a GPU can show: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs."""
 
 from collections.abc import Callable
 from functools import partial

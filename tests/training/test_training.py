@@ -25,10 +25,11 @@ from runners.process.errors import ConfigError, NumericalError
 from runners.storage.resume import Checkpoints
 from runners.training import schedule
 from runners.training.engine import Engine
-from runners.training.fit import HISTORY_COLUMNS, fit
+from runners.training.fit import fit
 from runners.training.recipe import Recipe, check_recipe
 from support import augmented_epochs
 
+HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 STEPS = partial(schedule.steps, milestones=[82, 164], gamma=0.1)
 MOMENTUM = partial(SGD, momentum=0.9)
 
