@@ -132,6 +132,8 @@ def _source(
 
 def _with_random(labels: Tensor, share: float, num_classes: int, seed: int) -> Tensor:
     """The labels, some of them drawn at random; which ones and what depends on `seed` alone."""
+    if not share:
+        return labels
     stream = fold(seed, *b"random labels")
     chosen = permutation(len(labels), stream)[: int(len(labels) * Decimal(str(share)))]
     return labels.index_put((chosen,), random_integers(chosen, num_classes, fold(stream, 1)))

@@ -168,7 +168,7 @@ def test_one_flipped_bit_of_a_data_file_is_found_before_it_is_read(tmp_path: Pat
     contents = {name: os.urandom(500) for name in cifar.ARCHIVE.files}
     pinned = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(cifar, "ARCHIVE", cifar.Archive(cifar.ARCHIVE.url, 1, "", pinned))
-    monkeypatch.setattr(cifar, "CIFAR10", Reader)
+    monkeypatch.setattr(cifar, "Reader", Reader)
     (tmp_path / Reader.base_folder).mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -352,6 +352,7 @@ def test_a_run_in_odd_surroundings_is_done(around: str, tmp_path: Path) -> None:
 def test_images_that_do_not_fit_are_no_wrong_config(
     error: Exception, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @wraps(runners.data.fake.fake)
     def full(**given: Any) -> None:
         raise error
 

@@ -22,7 +22,7 @@ from runners.data.raw import Pixels, Raw
 from runners.data.resident import Images, augmentation
 from runners.data.splits import Splits, load, make_splits
 from runners.process.errors import ConfigError, DataError
-from support import augmented_epochs
+from support import augmented_epochs, resident
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -59,8 +59,8 @@ def test_digits_have_the_known_counts_and_every_image_once() -> None:
     splits = load_digits()
     # 1,797 digits; a fifth, rounded up, is 360.
     assert (len(splits.train), len(splits.test), len(splits.score)) == (1437, 360, 718)
-    assert splits.train.pixels.shape[1:] == (1, 16, 16)
-    assert splits.train.pixels.dtype == torch.uint8
+    assert resident(splits.train).pixels.shape[1:] == (1, 16, 16)
+    assert resident(splits.train).pixels.dtype == torch.uint8
     # Class sizes of load_digits: 178 182 177 183 181 182 181 179 174 180.
     sizes = torch.tensor([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     train, test = (torch.bincount(images.labels, minlength=10) for images in (splits.train, splits.test))
@@ -71,21 +71,21 @@ def test_digits_have_the_known_counts_and_every_image_once() -> None:
 def test_digits_are_the_same_for_the_same_seed_only() -> None:
     first, again, other = load_digits(), load_digits(), load_digits(seed=1)
     for part in ("train", "score", "test"):
-        a, b, c = (getattr(splits, part) for splits in (first, again, other))
+        a, b, c = (resident(getattr(splits, part)) for splits in (first, again, other))
         assert torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
         assert not torch.equal(a.pixels, c.pixels)
     assert len(other.train) == 1437
 
     def all_rows(splits: Splits) -> list[bytes]:
-        return sorted(pixels.numpy().tobytes() for images in (splits.train, splits.test) for pixels in images.pixels)
+        return sorted(pixels.numpy().tobytes() for images in (splits.train, splits.test) for pixels in resident(images).pixels)
 
     assert all_rows(first) == all_rows(other)
 
 
 def test_digits_repeat_their_grey_channel_and_fill_the_range() -> None:
     colour = load_digits(channels=3, mean=MEAN, std=STD)
-    assert torch.equal(colour.train.pixels, load_digits().train.pixels.repeat(1, 3, 1, 1))
-    assert int(colour.train.pixels.max()) == 255 and int(colour.train.pixels.min()) == 0
+    assert torch.equal(resident(colour.train).pixels, resident(load_digits().train).pixels.repeat(1, 3, 1, 1))
+    assert int(resident(colour.train).pixels.max()) == 255 and int(resident(colour.train).pixels.min()) == 0
 
 
 def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
@@ -93,7 +93,7 @@ def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
     chosen = [splits_of(images, num_classes=100, score_share=0.29, seed=seed).score for seed in (0, 0, 1)]
     assert len(chosen[0]) == 29  # 0.29 * 100 is 28.999999999999996 in floating point
     assert torch.equal(chosen[0].labels, chosen[1].labels) and not torch.equal(chosen[0].labels, chosen[2].labels)
-    assert torch.equal(chosen[0].pixels, images.pixels[chosen[0].labels])
+    assert torch.equal(resident(chosen[0]).pixels, images.pixels[chosen[0].labels])
     assert len(set(chosen[0].labels.tolist())) == 29
     assert len(splits_of(images, num_classes=100, score_share=0.02).score) == 2
     with pytest.raises(DataError, match="score_share=0.01 of 100 training images is 1; at least two"):
@@ -235,12 +235,11 @@ def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: str
 def test_the_given_share_of_training_labels_is_drawn_at_random() -> None:
     n, num_classes = 20_000, 5
     labels = torch.arange(n) % num_classes
-    pixels = Pixels(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels)
-    raw = Raw(pixels, pixels)
+    images = Pixels(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels)
     look: dict[str, Any] = {"num_classes": num_classes, "channels": 1, "score_share": 0.5, "mean": (0.5,), "std": (1.0,)}
 
     def drawn(share: float, seed: int = 0) -> Splits:
-        return make_splits(raw, **look, random_labels=share, seed=seed)
+        return make_splits(Raw(images, images), **look, random_labels=share, seed=seed)
 
     half = drawn(0.5)
     changed = half.train.labels != labels
@@ -271,10 +270,10 @@ def test_fake_images_have_balanced_labels_and_depend_on_the_seed() -> None:
 
     first, again, other = make(0), make(0), make(1)
     assert torch.bincount(first.train.labels).tolist() == [10] * 4
-    assert torch.equal(first.train.pixels, again.train.pixels)
-    assert not torch.equal(first.train.pixels, other.train.pixels)
-    assert not torch.equal(first.train.pixels, first.test.pixels)
-    brightness = torch.stack([first.train.pixels[first.train.labels == label].float().mean() for label in range(4)])
+    assert torch.equal(resident(first.train).pixels, resident(again.train).pixels)
+    assert not torch.equal(resident(first.train).pixels, resident(other.train).pixels)
+    assert not torch.equal(resident(first.train).pixels, resident(first.test).pixels)
+    brightness = torch.stack([resident(first.train).pixels[first.train.labels == label].float().mean() for label in range(4)])
     assert (brightness.diff() > 20).all()  # a quarter of 127 apart
 
 
@@ -319,11 +318,11 @@ def test_cifar_reads_no_pickle_with_another_checksum(tmp_path: Path) -> None:
 def test_cifar_has_its_60000_images(real_data: Path) -> None:
     splits = load_cifar(real_data)
     assert isinstance(splits.train, Pixels) and (len(splits.train.labels), len(splits.test.labels)) == (50_000, 10_000)
-    assert splits.train.pixels.shape[1:] == (3, 32, 32)
+    assert resident(splits.train).pixels.shape[1:] == (3, 32, 32)
     assert torch.bincount(splits.train.labels).tolist() == [5000] * 10
     assert torch.bincount(splits.test.labels).tolist() == [1000] * 10
     # Mean of the training pixels, channel by channel: 0.4914 0.4822 0.4465 in every code that normalises CIFAR-10.
-    mean = splits.train.pixels.permute(1, 0, 2, 3).flatten(1).double().mean(1) / 255
+    mean = resident(splits.train).pixels.permute(1, 0, 2, 3).flatten(1).double().mean(1) / 255
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
 
 

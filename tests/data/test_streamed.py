@@ -204,7 +204,8 @@ def test_batches_are_copied_to_where_they_were_before(root: Path) -> None:
     steps = streamed(root).steps(4, stream=5, augment=True)
     assert isinstance(steps, StreamedSteps)
     places = steps._pixels.data_ptr(), steps._labels.data_ptr()
-    epoch(steps, 0), epoch(steps, 1)
+    for number in (0, 1):
+        epoch(steps, number)
     assert places == (steps._pixels.data_ptr(), steps._labels.data_ptr())
 
 
@@ -281,6 +282,7 @@ def test_one_folder_is_divided_by_the_seed(root: Path) -> None:
 
 def test_random_labels_reach_the_batches(root: Path) -> None:
     plain, drawn = load(image_folder, given(root)), load(image_folder, given(root, random_labels=1))
+    assert isinstance(plain.train, Streamed) and isinstance(drawn.train, Streamed)
     sources: list[Source] = [plain.train, drawn.train]
     labels = [torch.cat([labels for _, labels in source.batches(5)]) for source in sources]
     trained = torch.cat([labels for _, labels in epoch(drawn.train.steps(4, stream=5, augment=True), 0)])
