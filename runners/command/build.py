@@ -1,6 +1,5 @@
 """One run: builds what its runner's signature names, runs it, and writes what comes of it."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -13,7 +12,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.looking.reports import Stored, apply_reports, build_reports
+from runners.looking.reports import build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
@@ -49,22 +48,6 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     ended = {"peak_memory_mb": facts.peak_memory_mb(built.device)}
     about["seconds"] |= {"total": round(time.monotonic() - started, 3)}
     run_folder.finish(folder, provenance | {"command": command} | about | ended)
-
-
-def write_reports(values: Mapping[str, Any], folder: Path) -> None:
-    """Makes the tables and figures of the config's `reports` out of a finished run's tables, anew at every call.
-
-    Raises:
-        ConfigError: a report asks for a table that the run has not.
-    """
-    if values["reports"]:
-        known = json.loads((folder / run_folder.STATUS).read_text())["sha256"]
-        names = [Path(name).stem for name in known if name.endswith(".csv")]
-        tables, figures = apply_reports(Stored(folder, names), build_reports(values["reports"]))
-        for name, table in tables.items():
-            run_folder.write_table(folder, name, table)
-        for name, figure in figures.items():
-            run_folder.write_figure(folder, name, figure)
 
 
 def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:

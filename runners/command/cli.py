@@ -139,10 +139,10 @@ def _listen() -> None:
 def _finished(config: DictConfig, folder: Path) -> int:
     """Makes the reports of a finished run and shows it."""
     if config.reports:
-        from runners.command.build import write_reports
+        from runners.looking.reports import build_reports, report_on_run
 
         try:
-            write_reports(resolved(config), folder)
+            report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
             return _fail(str(error), error.exit_code)
     print(summary(folder))

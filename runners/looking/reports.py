@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
+from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, call
+from runners.storage.folder import FACTS, STATUS, write_figure, write_table
 from runners.storage.tables import read_table
 
 if TYPE_CHECKING:
@@ -144,3 +146,24 @@ def apply_report(
             f"reports.{name} cannot be made of these tables ({type(error).__name__}: {reason}); everything else is written; "
             f"leave it out with reports.{name}=null"
         ) from error
+
+
+def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
+    """Makes the reports of a finished run from the tables in its folder, and writes them there, over those of an earlier time.
+
+    The run's tables are those whose hashes `status.json` has. A report that a run of an earlier version holds among them stays
+    as it was made.
+
+    Raises:
+        ConfigError: as `apply_report`.
+        ResourceError: the folder takes no files.
+    """
+    if not reports:
+        return
+    own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
+    kept = own if "tables" not in read_object(folder / FACTS) else set()
+    made, figures = apply_reports(Stored(folder, own), {name: report for name, report in reports.items() if name not in kept})
+    for name, table in made.items():
+        write_table(folder, name, table)
+    for name, figure in figures.items():
+        write_figure(folder, name, figure)

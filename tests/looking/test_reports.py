@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from sweep_folders import accuracy, facts, finish_with, of_earlier_version
 
 from analysis.matrices import criteria_matrices, matrix
-from runners.looking.reports import Report, Stored, apply_reports, asked_for, build_reports
+from runners.looking.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.process.errors import ConfigError
+from runners.storage.folder import is_done
 from support import Command
 
 SCORES = pd.DataFrame({"score": [1.0, 2.0]})
@@ -83,6 +85,25 @@ def test_the_tables_of_a_folder_are_read_when_asked_for(tmp_path: Path) -> None:
     assert found["scores"].to_dict("records") == [{"layer": "1", "score": 0.5}]
     with pytest.raises(KeyError):
         found["of_a_report"]
+
+
+def test_a_finished_run_gets_its_reports_anew_and_stays_finished(tmp_path: Path) -> None:
+    tables = {"scores": "score\n1\n2\n"}
+    folder = finish_with(tmp_path, {}, facts() | {"tables": {"scores": {"by": [], "values": []}}}, tables)
+    for times in (3, 5):
+        report_on_run(folder, {"double": partial(double, times=times), "drawn": partial(drawn)})
+        assert (folder / "double.csv").read_text() == f"score\n{times}\n{2 * times}\n"
+        assert (folder / "drawn.png").is_file() and is_done(folder)
+    with pytest.raises(ConfigError, match="bears the name"):
+        report_on_run(folder, {"scores": partial(double)})
+    assert (folder / "scores.csv").read_text() == tables["scores"]
+
+
+def test_reports_among_the_results_of_an_earlier_version_stay(tmp_path: Path) -> None:
+    found = of_earlier_version(facts(), accuracy())
+    folder = finish_with(tmp_path, {}, found, {"scores": "score\n1\n", "double": "score\n7\n"})
+    report_on_run(folder, {"double": partial(double), "drawn": partial(drawn)})
+    assert (folder / "double.csv").read_text() == "score\n7\n" and (folder / "drawn.png").is_file() and is_done(folder)
 
 
 def pairs(values: dict[tuple[str, str], float], index: int = 1) -> pd.DataFrame:
