@@ -98,6 +98,7 @@ CHECKS: tuple[Check, ...] = (
     ("precision", one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16", "precision=fp32"),
     ("compile", one_of(True, False), "true or false", "compile=true"),
     ("cuda_graph", one_of("auto", False), "auto or false", "cuda_graph=false"),
+    ("threads", lambda v: v == "auto" or whole(1)(v), "auto or a whole number from 1 on", "threads=2"),
     ("tensorboard", one_of(True, False), "true or false", "tensorboard=true"),
     ("rerun", one_of(True, False), "true or false", "rerun=true"),
     ("debug", one_of(True, False), "true or false", "debug=true"),
