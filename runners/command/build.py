@@ -38,7 +38,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     run, data = keys.run_name(values), built.data if built.has("splits") else ""
     if not values["rerun"]:
         run_folder.check_data(folder, run, data)
-    run_folder.start(folder, redacted(values), run, data)
+    run_folder.start(folder, redacted(values), run, data, threads=torch.get_num_threads())
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
     results: Results = runner(**given)

@@ -15,6 +15,7 @@ from torch import nn
 
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
+from runners.process import threads
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
@@ -43,6 +44,8 @@ class Built:
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
+        begun = None if values["rerun"] else run_folder.begun_threads(folder, keys.run_name(values))
+        take_threads(values["threads"], begun)
         _prepare_torch()
 
     def __contains__(self, name: object) -> bool:
@@ -232,10 +235,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def take_threads(asked: int | str, begun: int | None) -> None:
+    """Sets the CPU threads: OMP_NUM_THREADS, else `asked`, else Slurm's CPUs, else `begun`, else as many as CPUs are idle.
+
+    Args:
+        asked: a number or `auto`.
+        begun: threads of an earlier leg of this run.
+    """
+    if "OMP_NUM_THREADS" in os.environ:  # torch has read it
+        return
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if asked != "auto" or cpus.isdigit():
+        torch.set_num_threads(int(cpus if asked == "auto" else asked))
+        return
+    most = torch.get_num_threads()
+    found = min(most, begun or (threads.idle_cpus() if most > 1 else None) or most)
+    if found < most:
+        torch.set_num_threads(found)
+        why = "as this run began" if begun else "other processes use the rest, and threads that wait for each other are slow"
+        log.info(f"threads: {found} of {most} CPUs, {why}; threads={most} takes all")
+
+
 def _prepare_torch() -> None:
-    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing. Threads as Slurm gave them."""
-    if "OMP_NUM_THREADS" not in os.environ and (cpus := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
-        torch.set_num_threads(int(cpus))
+    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -23,6 +23,7 @@ from runners.command.arguments import CONF, check_arguments
 from runners.command.gate import resolved
 from runners.command.summary import summary
 from runners.command.watchdog import watched
+from runners.process import threads
 from runners.process.environment import variable
 from runners.process.errors import (
     INTERRUPTED,
@@ -45,6 +46,7 @@ UNEXPECTED = 1
 
 def main(root: Path) -> int:
     """Composes and runs what the arguments say; returns the exit code."""
+    threads.begin()
     OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
     OmegaConf.register_new_resolver("oc.env", variable, replace=True)

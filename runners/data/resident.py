@@ -57,7 +57,7 @@ class Images:
         return mean, std
 
     def normalise(self, pixels: UInt8[Tensor, "images channels h w"]) -> Float[Tensor, "images channels h w"]:
-        """What the network sees: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
+        """The network's input: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
         nhwc = pixels.permute(0, 2, 3, 1).contiguous()
         mean, std = self._scale
         return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)

@@ -25,6 +25,7 @@ BOOKKEEPING = frozenset(
         "debug",
         "hang_minutes",
         "cuda_graph",
+        "threads",
         "tensorboard",
         "reports",
         "allow_code_drift",

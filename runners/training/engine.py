@@ -13,7 +13,7 @@ from runners.tasks.task import Forward
 
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
-# Steps that are launched one by one before one is captured: they load libraries and make the momentum.
+# Steps that are launched before one is captured: they load libraries, and the optimizer makes its momentum.
 WARM_UP = 3
 
 
@@ -41,7 +41,7 @@ class Engine:
         return _compiled(network) if self.compiled else network
 
     def repeated(self, step: Work) -> Work:
-        """A step to be called many times: launched at first, replayed as soon as it is captured."""
+        """The same step for many calls: the first `WARM_UP` are launched, later ones replay a capture."""
         done = 0
 
         def call() -> None:
@@ -71,6 +71,21 @@ def cuda_graph(step: Work) -> Work:
             raise first from None
         raise ConfigError(_uncapturable(str(first).splitlines()[0])) from error
     return graph.replay
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, everything inside is queued on a new stream, since the default stream cannot be captured."""
+    if device.type == "cpu":
+        yield
+        return
+    outer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    stream.wait_stream(outer)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outer.wait_stream(stream)
 
 
 @contextmanager

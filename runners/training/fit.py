@@ -16,7 +16,7 @@ from runners.measuring.evaluate import measure
 from runners.storage.resume import Checkpoints
 from runners.tasks.classification import CLASSIFICATION
 from runners.tasks.task import NETWORK, Forward, Task
-from runners.training.engine import Engine
+from runners.training.engine import Engine, own_stream
 from runners.training.progress import Progress
 from runners.training.rates import Rates
 from runners.training.recipe import Recipe
@@ -107,7 +107,7 @@ def fit_networks(
     step = partial(_step, training, forwards, task, batches, rates, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(batches.sizes)}
     keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
-    with Progress(label, recipe.epochs, n_images, done=training.epoch) as progress:
+    with own_stream(rate.device), Progress(label, recipe.epochs, n_images, done=training.epoch) as progress:
         while training.epoch < recipe.epochs:
             planned = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
             rates.begin(planned, position=training.step)

@@ -1,4 +1,4 @@
-"""How long and how to train, and what is wrong with it before anything is trained."""
+"""Recipes: epochs, batch size, learning rate and its schedule, and their checks before anything is trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from runners.process.errors import ConfigError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how to train.
+    """Length and settings of a training.
 
     Args:
         batch_size: images of a step, at least two for BatchNorm.
@@ -36,7 +36,7 @@ class Recipe:
 
 
 def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
-    """Finds out before anything is trained what the first step, or the last batch, would stumble over.
+    """Refuses, before anything is trained, a recipe at which the first step or the last batch would fail.
 
     Raises:
         ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch

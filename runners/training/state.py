@@ -118,7 +118,7 @@ class Training:
 
 @dataclass
 class Keeper:
-    """Saves a training when it is time, refuses to save nonsense, and ends it when a signal came."""
+    """Saves a training every few minutes, refuses states that are not finite, and ends it after a signal."""
 
     training: Training
     checkpoints: Checkpoints

@@ -1,4 +1,4 @@
-"""What only a GPU can show: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs."""
+"""Tests that need a GPU: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs."""
 
 from collections.abc import Callable
 from functools import partial
