@@ -1,9 +1,11 @@
 """Criteria against criteria, and criteria against layers, as the papers draw them; nothing is computed here."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from annotated_types import Ge, Le
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,7 +21,7 @@ def criteria_matrices(
     *,
     criteria: Sequence[str],
     layers: Sequence[int],
-    above: float,
+    above: Annotated[float, Ge(-1), Le(1)],
 ) -> Figure:
     """Rank correlations above `above`, in some layers and pooled; below them mean, Var_r and CV^2 of every layer.
 

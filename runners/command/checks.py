@@ -13,15 +13,17 @@ from runners.command.limits import INSTEAD
 from runners.command.ranges import Range, like
 from runners.command.signatures import OURS, signature
 from runners.process.errors import ConfigError
+from runners.storage.keys import RUNNER_BOOKKEEPING
 
 TOP_LEVEL = ("runners.selection.rule.Rule", "runners.command.limits.TopLevel")  # the second counts before the first
 # Keys that Hydra reads.
 HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 # Keys for people and for the command line; no function takes them.
-NO_ARGUMENTS = {"about", "looks"}
+NO_ARGUMENTS = {"about"} | RUNNER_BOOKKEEPING
 # The folder of conf/ whose files stand at a place of the config, where its name is another.
 GROUPS = {"finetune": "recipe", "criteria": "criterion", "hydra": "hydra/launcher"}
-DATASET = "runners.command.limits.Dataset"
+# Ranges of data sets' options, and the function that takes those that all data sets have.
+DATASET, COMMON = "runners.command.limits.Dataset", "runners.data.splits.make_splits"
 MANY = ("criteria", "reports")  # of functions, by name
 
 # When options contradict each other: which, why, and the way out.
@@ -97,11 +99,15 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     written, files = signature(target), defaults_of(group, target)
     if written is None and target.split(".")[0] in OURS:
         raise ConfigError(f"{path}._target_={target} names no function that is there; see the files of conf/{group}; mend it")
-    options = _options(target) | (_ranges(DATASET) if path == "dataset" else {})
-    given = set() if path == "runner" else set(_options(target))  # a runner's other arguments are built for it
+    options = _options(target)
+    if path == "runner":  # its other arguments are built for it
+        options = {key: options[key] for key in options.keys() & files.keys()}
+    if path == "dataset":
+        options = _ranges(COMMON) | options
+        options |= {key: allowed for key, allowed in _ranges(DATASET).items() if key in options}
     inside = {folder.name for folder in (CONF / group).glob("*/")}  # groups of functions network -> network
-    known = files.keys() | given | inside | HYDRAS | NO_ARGUMENTS
-    if (written and not written.takes_any or path == "runner") and (unknown := sorted(set(node) - known)):
+    known = options.keys() | inside | HYDRAS | NO_ARGUMENTS
+    if written and not written.takes_any and (unknown := sorted(set(node) - known)):
         raise ConfigError(
             f"{path}.{unknown[0]} is no option; {path} takes {', '.join(sorted(known - HYDRAS - NO_ARGUMENTS)) or 'none'}; "
             f"leave +{path}.{unknown[0]} out"

@@ -70,6 +70,8 @@ class Timm:
     """Of timm.create_model. What a library fetches has no hash of ours, and would be in no key."""
 
     model_name: PlainName
+    num_classes: Annotated[int, Ge(2)]
+    in_chans: Annotated[int, Ge(1)]
     pretrained: Annotated[Literal[False], doc("false; weights come from a file, by its content: weights=FILE")]
 
 
@@ -77,6 +79,7 @@ class Torchvision:
     """Of torchvision.models.get_model."""
 
     name: PlainName
+    num_classes: Annotated[int, Ge(2)]
     weights: Annotated[None, doc("null; weights come from a file, by its content: weights=FILE")]
 
 

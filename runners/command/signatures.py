@@ -8,6 +8,7 @@ threshold  a number from 0 on
 """
 
 import ast
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -74,8 +75,9 @@ def _of_class(node: ast.ClassDef, module: str) -> Signature:
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return _of_function(part, module)
-    bases = [signature(_dotted(base, module)) for base in node.bases]
-    options = {name: allowed for base in bases if base for name, allowed in base.options.items()}
+    bases = {name: signature(name) for name in (_dotted(base, module) for base in node.bases)}
+    options = {name: allowed for base in bases.values() if base for name, allowed in base.options.items()}
+    unknown = [name for name, base in bases.items() if base is None and name.split(".")[0] not in sys.stdlib_module_names]
     for part in node.body:
         if (
             isinstance(part, ast.AnnAssign)
@@ -83,7 +85,7 @@ def _of_class(node: ast.ClassDef, module: str) -> Signature:
             and "ClassVar" not in ast.unparse(part.annotation)
         ):
             options[part.target.id] = _range(part.annotation, module)
-    return Signature(options)
+    return Signature(options, takes_any=bool(unknown))
 
 
 def _of_function(node: ast.FunctionDef, module: str) -> Signature:

@@ -1,0 +1,209 @@
+"""Every option of every YAML in conf/: it composes, a wrong value is refused, and it is in the run's key or in BOOKKEEPING."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from runners.command import checks
+from runners.command.checks import check_config
+from runners.command.gate import check_keys, resolved
+from runners.process.errors import ConfigError
+from runners.storage.keys import BOOKKEEPING, DATASET_BOOKKEEPING, FIRST_NAMES, NO_EFFECT, RUNNER_BOOKKEEPING, run_name
+from support import ROOT
+
+Values = dict[str, Any]
+
+# Options of files that leave a value to the user.
+ASKED_FOR: Mapping[str, tuple[str, ...]] = {
+    "model=cifar_resnet": ("model.depth=26",),
+    "model=timm": ("model.model_name=resnet18",),
+    "model=torchvision": ("model.name=resnet18", "dataset=cifar10"),
+    "schedule@recipe.schedule=steps": ("recipe.schedule.milestones=[2,3]",),
+}
+# Options that were part of every run's name from the first version on.
+FIRST = {
+    *("model", "optimizer", "recipe", "finetune", "dataset", "criterion", "criteria", "runner", "names"),
+    *("ratio", "scope", "rounding", "min_keep", "seed", "precision", "score_batch_size", "weights"),
+}
+# Text that is free, and a number of any size.
+FREE = {"weights", "data_root", "download_root", "outputs", "store", "sweep", "about", "train", "test", "members", "name_after"}
+
+
+def groups(conf: Path) -> list[str]:
+    """Every choice of a file, as an override."""
+    found: list[str] = []
+    for path in sorted(conf.rglob("*.yaml")):
+        folder = path.parent.relative_to(conf).as_posix()
+        if folder == "." or folder.startswith("hydra"):
+            continue
+        found.append(f"{'schedule@recipe.schedule' if folder == 'schedule' else folder}={path.stem}")
+    return found
+
+
+CHOICES = groups(ROOT / "conf")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def resolvers() -> None:
+    OmegaConf.register_new_resolver("root", lambda name: f"/nowhere/{name}", replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda: "run", replace=True)
+
+
+def composed(*overrides: str, conf: Path = ROOT / "conf") -> Values:
+    """The config that the gate checks, as plain values."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(
+            "config", [*overrides, *ASKED_FOR.get(overrides[0] if overrides else "", ())], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(config)
+    return resolved(config)
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Dotted path and value of every option; `names` follows from others, and shares by layer are one option."""
+    for key, value in node.items():
+        here = (*path, str(key))
+        if isinstance(value, Mapping) and value and here != ("ratio",):
+            yield from leaves(value, here)
+        elif here[0] != "names" and key not in ("_target_", "_partial_"):
+            yield here, value
+
+
+def changed(values: Values, path: tuple[str, ...], value: Any) -> Values:
+    found = deepcopy(values)
+    node = found
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return found
+
+
+def is_refused(values: Values) -> bool:
+    try:
+        check_config(values)
+    except ConfigError as error:
+        assert "\n" not in str(error) and str(error).count(";") >= 2
+        return True
+    return False
+
+
+DEFAULT = "seed=0"
+
+
+@cache
+def default() -> Values:
+    return composed(DEFAULT)
+
+
+@pytest.mark.parametrize("choice", [DEFAULT, *CHOICES])
+def test_every_option_refuses_what_is_wrong(choice: str) -> None:
+    values = composed(choice)
+    check_keys(values)
+    check_config(values)
+    known = default() if choice != DEFAULT else {}
+    mine = {key: part for key, part in values.items() if key not in known or known[key] != part}
+    for path, value in leaves(mine):
+        wrong: list[Any] = [] if value is None else ["no such thing"] if isinstance(value, bool | int | float) else [3, True]
+        if isinstance(value, bool):
+            wrong.append(1)
+        elif isinstance(value, int):
+            wrong += [True, -1] if path[-1] != "ratio" else [-1, 1]
+        elif isinstance(value, float):
+            wrong += [-2.0, float("nan"), float("inf")]
+        elif isinstance(value, str) and not FREE & set(path):
+            wrong.append("no such thing")
+        elif isinstance(value, list) and path[-1] != "name_after":
+            wrong.append([{"no": "such thing"}])
+        for each in wrong:
+            assert is_refused(changed(values, path, each)), f"{'.'.join(path)}={each} is not refused"
+    for path in {path[:-1] for path, _ in leaves(mine)} - {(), ("ratio",)}:
+        open_to_all = path[0] == "model" and values["model"]["_target_"].startswith(("timm.", "torchvision."))
+        if not open_to_all:
+            assert is_refused(changed(values, (*path, "zone"), "hello")), f"{'.'.join(path)}.zone is not refused"
+
+
+@pytest.mark.parametrize("choice", ["seed=0", *(each for each in CHOICES if each.startswith(("runner", "dataset", "model/")))])
+def test_every_option_is_in_the_runs_key_or_is_bookkeeping(choice: str) -> None:
+    values = composed(choice, "model=resnet20" if choice.startswith("model/") else "seed=0")
+    name = run_name(values)
+    for path, value in leaves(values):
+        bookkeeping = (
+            path[0] in BOOKKEEPING
+            or path[0] == "dataset"
+            and path[1] in DATASET_BOOKKEEPING
+            or path[0] == "runner"
+            and path[1] in RUNNER_BOOKKEEPING
+        )
+        if path[-1] == "name_after":
+            continue
+        other = not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "another"
+        assert (run_name(changed(values, path, other)) == name) == bookkeeping, ".".join(path)
+
+
+def unlisted(values: Values) -> set[str]:
+    """Top-level options that rename finished runs without anybody having said so."""
+    return set(values) - FIRST - BOOKKEEPING - {FIRST_NAMES.get(key, key) for key in NO_EFFECT} - set(FIRST_NAMES)
+
+
+def test_every_top_level_option_is_listed() -> None:
+    values = composed("seed=0")
+    assert unlisted(values) == set()
+    assert unlisted(values | {"novel": 1}) == {"novel"}
+    defaults = {FIRST_NAMES.get(key, key): value for key, value in values.items()}
+    assert {key: defaults[key] for key in NO_EFFECT} == NO_EFFECT
+
+
+def broken(conf: Path, choice: str) -> bool:
+    try:
+        values = composed(choice, conf=conf)
+        check_keys(values)
+        check_config(values)
+    except Exception:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("choice", "damage"),
+    [
+        ("experiment=published_resnet56", lambda text: text.replace("shortcut: pad", "shortcuts: pad")),
+        ("experiment=published_resnet56", lambda text: text.replace("resnet56\nmodel", "resnet57\nmodel")),
+        ("experiment=neurips21_fig5", lambda text: text.replace("analysis.applicability.app", "analysis.applicability.ap")),
+        ("experiment=neurips21_fig5", lambda text: text.replace("above: 0.7", "over: 0.7")),
+        ("dataset=fake", lambda text: text.replace("data.fake.fake", "data.fake.fakes")),
+        ("dataset=fake", lambda text: text.replace("channels: 3", "channels: three")),
+        ("dataset=fake", lambda text: text.replace("num_images", "n_images")),
+        ("runner=iterative", lambda text: text.replace("pace: linear", "pace: fast")),
+        ("runner=one_shot", lambda text: text.replace("runners.one_shot.run", "runners.oneshot.run")),
+        ("preset=resnet56_b", lambda text: text.replace("0.6", "6")),
+        ("recipe=cifar", lambda text: text.replace("epochs: 180", "epochs: many")),
+        ("schedule@recipe.schedule=cifar_steps", lambda text: text.replace("[82, 164]", "82")),
+        ("model=resnet20", lambda text: text.replace("depth", "deep")),
+        ("criterion=apoz", lambda text: text.replace("post_act #", "post #")),
+    ],
+)
+def test_a_broken_yaml_is_noticed(choice: str, damage: Callable[[str], str], tmp_path: Path, monkeypatch: Any) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.setattr(checks, "CONF", tmp_path / "conf")
+    checks.file.cache_clear()
+    group, _, name = choice.partition("=")
+    path = tmp_path / "conf" / group.partition("@")[0] / f"{name}.yaml"
+    assert not broken(tmp_path / "conf", choice)
+    text = path.read_text()
+    path.write_text(damage(text))
+    assert path.read_text() != text
+    checks.file.cache_clear()
+    try:
+        assert broken(tmp_path / "conf", choice)
+    finally:
+        checks.file.cache_clear()
