@@ -4,8 +4,8 @@
 
 Half of the filters of every convolution go, those with the smallest L1 norm, of tied layers together. Timed is everything
 from a network to the smaller one: following the channels, plan, scores, choice, surgery. Ours copies the network; the
-peer changes a copy, whose making is not timed. Prints a table: least seconds of both, for other processes only ever add
-to them, their ratio, the parameters left.
+peer changes a copy, whose making is not timed. Prints a table: least seconds of this process of both (other processes
+only ever add to them), their ratio, the parameters left.
 """
 
 import gc
@@ -100,10 +100,10 @@ def peer(network: nn.Module, example: Tensor) -> nn.Module:
     return network
 
 
-def removal_row(name: str, make: Callable[[], nn.Module], rounds: int) -> list[str]:
+def removal_row(name: str, make: Callable[[], nn.Module], size: int, rounds: int) -> list[str]:
     """One network, pruned by both."""
     torch.manual_seed(0)
-    network, example = make().eval(), torch.randn(1, 3, 32, 32)
+    network, example = make().eval(), torch.randn(1, 3, size, size)
     copies = [deepcopy(network) for _ in range(rounds + 1)]
     results = [(timed(peer, copy, example), timed(ours, network, example)) for copy in copies]
     # The first round warms up.
@@ -115,11 +115,11 @@ def removal_row(name: str, make: Callable[[], nn.Module], rounds: int) -> list[s
 
 
 def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, nn.Module]:
-    """Seconds, and the smaller network; what the competitor left for the garbage collector is collected before."""
+    """Seconds of this process, and the smaller network; what the competitor left for the garbage collector is collected before."""
     gc.collect()
-    started = time.perf_counter()
+    started = time.process_time()
     smaller = prune(network, example)
-    return time.perf_counter() - started, smaller
+    return time.process_time() - started, smaller
 
 
 def num_params(network: nn.Module) -> int:
@@ -137,13 +137,13 @@ def main() -> None:
     torch.set_num_threads(options["threads"])
     print(f"# torch {torch.__version__}, {options['threads']} thread(s), least of {options['rounds']}, competitors in turn\n")
     print("| network | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
-    for name, make in {
-        "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10, shortcut="conv"),
-        "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
-        "DenseNet-100, k = 12": densenet100,
-        "EfficientNet-V2-S": partial(efficientnet_v2_s, num_classes=10),
-    }.items():
-        print("| " + " | ".join(removal_row(name, make, options["rounds"])) + " |", flush=True)
+    for name, make, size in (
+        ("ResNet-56", partial(cifar_resnet, depth=56, num_classes=10, shortcut="conv"), 32),
+        ("VGG-16", partial(cifar_vgg_bn, depth=16, num_classes=10), 32),
+        ("DenseNet-100, k = 12", densenet100, 32),
+        ("EfficientNet-V2-S", partial(efficientnet_v2_s, num_classes=10), 224),
+    ):
+        print("| " + " | ".join(removal_row(name, make, size, options["rounds"])) + " |", flush=True)
 
 
 if __name__ == "__main__":

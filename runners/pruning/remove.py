@@ -1,7 +1,7 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -29,18 +29,17 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
         ConfigError: a filter that may not go, filters tied to it that would stay, or a grouped convolution whose groups
             would no longer be equal.
     """
-    keeps = _keeps(network, channels, removed)
+    modules = _modules(network)
+    keeps = _keeps(modules, channels, removed)
     # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
     memo: dict[int, Any] = {}
-    modules = _modules(network)
     for name, (inputs, outputs) in keeps.items():
         for value, part in _parts(modules[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
     _copy_modules(network, memo)
     smaller = deepcopy(network, memo)
-    modules = _modules(smaller)
     for name, (inputs, outputs) in keeps.items():
-        _set_widths(modules[name], int(inputs.sum()), int(outputs.sum()))
+        _set_widths(memo[id(modules[name])], int(inputs.sum()), int(outputs.sum()))
     return smaller
 
 
@@ -65,7 +64,7 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
         ConfigError: as `remove`.
     """
     modules = _modules(network)
-    for name, (_, outputs) in _keeps(network, channels, removed).items():
+    for name, (_, outputs) in _keeps(modules, channels, removed).items():
         module, gone = modules[name], torch.from_numpy(~outputs)
         if name not in channels.writes and not isinstance(module, _BatchNorm):
             continue
@@ -77,12 +76,11 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
                 parameter[gone.to(parameter.device)] = 0
 
 
-def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
+def _keeps(modules: Mapping[str, nn.Module], channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
     """Module -> which inputs and which outputs stay, of every module that loses some."""
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
     stays[_groups(channels, removed)] = False
-    modules = _modules(network)
     keeps: dict[str, tuple[Kept, Kept]] = {}
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
         inputs = stays[channels.reads[name]]
@@ -108,7 +106,9 @@ def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, remo
     if not isinstance(module, _ConvNd | nn.Linear):
         return
     # A linear layer has no filters to rank, and goes along.
-    if isinstance(module, _ConvNd) and set(np.flatnonzero(~outputs).tolist()) - set(removed):
+    gone = ~outputs
+    gone[list(removed)] = False
+    if isinstance(module, _ConvNd) and gone.any():
         raise ConfigError(
             f"filters of {name} are tied to filters that would be removed elsewhere; tied filters stay or go "
             "together; remove them in every layer of the group, or in none"
@@ -186,6 +186,8 @@ def _kept_weight(module: _ConvNd | nn.Linear, inputs: Kept, outputs: Kept) -> Te
     if isinstance(module, _ConvNd) and _is_depthwise(module):
         return weight.index_select(0, _index(first).to(weight.device))
     rows = np.flatnonzero(first)
+    if groups == 1:
+        return weight.index_select(0, _index(first).to(weight.device)).index_select(1, _index(second).to(weight.device))
     columns = np.stack([np.flatnonzero(part) for part in second.reshape(groups, -1)])
     # One gather of whole kernels, so that no tensor of a size in between is made.
     index = rows[:, None] * weight.shape[1] + columns[rows * groups // len(first)]
