@@ -1,11 +1,14 @@
-"""Repeats of one experiment with other seeds: mean, standard deviation, and how many there are."""
+"""Repeats of one experiment with other seeds: mean, standard deviation, and their number n."""
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import SupportsFloat
 
+import numpy as np
 import pandas as pd
+
+from analysis.runs import run_by_run
 
 PAIR = ["criterion_a", "criterion_b"]
 LAYER_MEANS_COLUMNS = [*PAIR, "rho", "n_layers", "n_empty"]
@@ -16,18 +19,24 @@ def repeats(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
 
     Args:
         table: one row a repeat; `columns` hold finite numbers, or nan where a repeat has none.
-        by: what the repeats of a group have in common.
+        by: the columns in which the repeats of a group are equal.
 
     Returns:
         One row a group, in order of appearance: `by`, and of every column `_mean`, `_sd` and `_n` as `mean_sd_n` gives
         them, so that columns of one row can differ in n.
     """
-    names = [f"{column}_{what}" for column in columns for what in ("mean", "sd", "n")]
-    rows = [
-        (*key, *(value for column in columns for value in mean_sd_n(part[column].astype(float))))
-        for key, part in table.groupby(list(by), sort=False, dropna=False)
-    ]
-    return pd.DataFrame(rows, columns=[*by, *names])
+    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy(int)
+    first = table[list(by)].iloc[np.unique(group, return_index=True)[1]].reset_index(drop=True)
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    ends = np.cumsum(sizes)
+    found = {}
+    for column in columns:
+        values = table[column].to_numpy(float)[order].tolist()
+        rows = [mean_sd_n(values[start:end]) for start, end in zip(ends - sizes, ends, strict=True)]
+        for number, what in enumerate(("mean", "sd", "n")):
+            found[f"{column}_{what}"] = [row[number] for row in rows]
+    return first.assign(**found)
 
 
 def mean_sd_n(values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
@@ -42,6 +51,8 @@ def mean_sd_n(values: Iterable[SupportsFloat]) -> tuple[float, float, int]:
     known = [value for value in map(float, values) if not math.isnan(value)]
     if any(math.isinf(value) for value in known):
         raise ValueError("an infinite value has no deviation from a mean; values must be finite, or nan to be left out")
+    if len(set(known)) == 1:  # the usual case of columns such as params
+        return known[0] + 0.0, 0.0 if len(known) > 1 else math.nan, len(known)
     mean = statistics.mean(known) if known else math.nan
     sd = statistics.stdev(known) if len(known) > 1 else math.nan
     return mean, sd, len(known)
@@ -57,14 +68,12 @@ def layer_means(spearman: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a pair (`LAYER_MEANS_COLUMNS`), in order of appearance. Layers without a rho are left out of the mean, and
-        counted in `n_empty`. `rho` is nan if no layer has one.
+        counted in `n_empty`. `rho` is nan if no layer has one. Of a table of several runs, these rows for each `run`.
     """
+    return run_by_run(_means_of_one_run, spearman)
+
+
+def _means_of_one_run(spearman: pd.DataFrame) -> pd.DataFrame:
     rho = spearman.groupby(PAIR, sort=False)["rho"]
     table = pd.DataFrame({"rho": rho.mean(), "n_layers": rho.size(), "n_empty": rho.size() - rho.count()})
     return table.reset_index()[LAYER_MEANS_COLUMNS]
-
-
-def empty_layers(spearman: pd.DataFrame) -> pd.DataFrame:
-    """Number of layers without a rank correlation, and the reason: one row a pair and `note`, `n_layers` of them."""
-    empty = spearman[spearman["rho"].isna()]
-    return empty.groupby([*PAIR, "note"]).size().rename("n_layers").reset_index()

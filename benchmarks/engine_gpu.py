@@ -59,7 +59,7 @@ def our_epochs(network: nn.Module, splits: Splits, epochs: int) -> tuple[float, 
         ends.append(time.perf_counter())
         losses.append(row["train_loss_nats"])
 
-    recipe = Recipe(epochs, BATCH, LR, DECAY, schedule.constant, 4, True)
+    recipe = Recipe(epochs, BATCH, LR, DECAY, schedule.constant)
     optimizer = partial(torch.optim.SGD, momentum=0.9, fused=True)
     with TemporaryDirectory() as folder:
         checkpoints, engine = Checkpoints(Path(folder)), Engine("bf16", capture=cuda_graph)
@@ -93,7 +93,7 @@ def main() -> None:
     given = options({"rounds": 3, "images": 50_000, "workers": 4})
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (given["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
-    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
+    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD, crop_padding=4, flip=True)
     few = images.take(torch.arange(BATCH))
     splits = Splits(images, few, few).to(DEVICE)
     short = Splits(images.take(torch.arange(60 * BATCH)), few, few).to(DEVICE)

@@ -1,8 +1,10 @@
 """ResNets for small images (He et al. 2016, section 4.2), with the three shortcuts found in the codes the papers use."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,11 +46,12 @@ class ConvShortcut(nn.Sequential):
 
 # Each builds, from the width before and after, what carries a block's input past it where the size halves.
 Shortcut = Callable[[int, int], nn.Module]
-SHORTCUTS: dict[str, Shortcut] = {"pad": PadShortcut, "pad_end": PadEndShortcut, "conv": ConvShortcut}
+Kind = Literal["pad", "pad_end", "conv"]
+SHORTCUTS: dict[Kind, Shortcut] = {"pad": PadShortcut, "pad_end": PadEndShortcut, "conv": ConvShortcut}
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, plus the shortcut, ReLU."""
+    """conv-BN-ReLU-conv-BN, attention if there is some, plus the shortcut, ReLU."""
 
     def __init__(self, in_channels: int, channels: int, shortcut: Shortcut) -> None:
         super().__init__()
@@ -58,13 +61,17 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.attention: nn.Module | None = None
         self.shortcut = nn.Identity() if stride == 1 else shortcut(in_channels, channels)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         """The block's output; the first convolution is the one that may lose filters freely."""
         inner = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        outer = self.bn2(self.conv2(inner))
+        if self.attention is not None:
+            outer = self.attention(outer)
+        return self.relu2(outer + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
@@ -96,7 +103,13 @@ def _stage(in_channels: int, channels: int, blocks: int, shortcut: Shortcut) -> 
     return nn.Sequential(*(BasicBlock(width, channels, shortcut) for width in inputs))
 
 
-def cifar_resnet(*, depth: int, num_classes: int, in_channels: int = 3, shortcut: str = "pad") -> CifarResNet:
+def cifar_resnet(
+    *,
+    depth: Annotated[int, Ge(8)],
+    num_classes: Annotated[int, Ge(2)],
+    in_channels: Annotated[int, Ge(1)] = 3,
+    shortcut: Kind = "pad",
+) -> CifarResNet:
     """ResNet-`depth` for small images: 20, 32, 44, 56, 110 are the ones in the literature.
 
     Names of the parameters are those of the published CIFAR-10 weights (`conv1`, `layer1.0.conv1`, `linear`).
@@ -107,13 +120,11 @@ def cifar_resnet(*, depth: int, num_classes: int, in_channels: int = 3, shortcut
             convolution with BatchNorm.
 
     Raises:
-        ValueError: a depth that is not 6n + 2, or an unknown shortcut.
+        ValueError: a depth that is not 6n + 2.
 
     Source:
         He et al. 2016, section 4.2; 853,018 parameters for ResNet-56 on ten classes, 855,770 with `conv`.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth={depth}: a CIFAR ResNet has 6n + 2 layers; choose 20, 32, 44, 56 or 110")
-    if shortcut not in SHORTCUTS:
-        raise ValueError(f"shortcut={shortcut!r}: choose one of {', '.join(SHORTCUTS)}")
     return CifarResNet((depth - 2) // 6, num_classes, in_channels, SHORTCUTS[shortcut])

@@ -1,9 +1,18 @@
 """VGG with BatchNorm for small images: thirteen or so convolutions, and one or two linear layers."""
 
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-CONVS_PER_STAGE = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+Depth = Literal[11, 13, 16, 19]
+CONVS_PER_STAGE: dict[Depth, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -36,27 +45,23 @@ class CifarVgg(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-def cifar_vgg_bn(*, depth: int, num_classes: int, in_channels: int = 3, conv_bias: bool = True) -> CifarVgg:
+def cifar_vgg_bn(
+    *, depth: Depth, num_classes: Annotated[int, Ge(2)], in_channels: Annotated[int, Ge(1)] = 3, conv_bias: bool = True
+) -> CifarVgg:
     """VGG-`depth` with BatchNorm and one linear layer, for 32x32 images.
 
     Args:
         conv_bias: convolutions have a bias, which the BatchNorm behind them makes redundant.
 
-    Raises:
-        ValueError: a depth other than 11, 13, 16, 19.
-
     Source:
         Simonyan & Zisserman 2015, table 1, in the CIFAR form of the training code the papers cite: biased
         convolutions, 14,728,266 parameters for VGG-16 on ten classes; 14,724,042 without.
     """
-    return CifarVgg(_convs_per_stage(depth), in_channels, conv_bias, nn.Linear(WIDTHS[-1], num_classes))
+    return CifarVgg(CONVS_PER_STAGE[depth], in_channels, conv_bias, nn.Linear(WIDTHS[-1], num_classes))
 
 
-def cifar_vgg_rethink(*, depth: int, num_classes: int, in_channels: int = 3) -> CifarVgg:
+def cifar_vgg_rethink(*, depth: Depth, num_classes: Annotated[int, Ge(2)], in_channels: Annotated[int, Ge(1)] = 3) -> CifarVgg:
     """VGG-`depth` with BatchNorm and two linear layers, for 32x32 images: the network of the pruning scripts.
-
-    Raises:
-        ValueError: a depth other than 11, 13, 16, 19.
 
     Source:
         Liu et al. 2019 ("Rethinking the value of network pruning"), the code of their section 4.1: no bias in
@@ -65,15 +70,9 @@ def cifar_vgg_rethink(*, depth: int, num_classes: int, in_channels: int = 3) -> 
     """
     hidden = WIDTHS[-1]
     classifier = nn.Sequential(nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
-    network = CifarVgg(_convs_per_stage(depth), in_channels, False, classifier)
+    network = CifarVgg(CONVS_PER_STAGE[depth], in_channels, False, classifier)
     network.features[-1] = nn.AvgPool2d(2, ceil_mode=True)
     for module in network.features:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.weight, 0.5)
     return network
-
-
-def _convs_per_stage(depth: int) -> tuple[int, ...]:
-    if depth not in CONVS_PER_STAGE:
-        raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, CONVS_PER_STAGE))}")
-    return CONVS_PER_STAGE[depth]

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated, Literal
 
 import pandas as pd
+from annotated_types import Ge
 from torch import nn
 
 from analysis.figures import learning_curves, spearman_by_layer
@@ -15,9 +17,11 @@ from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.draft import with_ratio
+from runners.selection.plan import plan
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, removed_filters, select
+from runners.selection.select import choose, removed_filters
 from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
 from runners.storage.keys import Stage
 from runners.storage.stages import Stages
@@ -33,8 +37,8 @@ def run(
     chosen: str,
     score_batch_size: int,
     rule: Rule,
-    rounds: int,
-    pace: str,
+    rounds: Annotated[int, Ge(1)],
+    pace: Literal["linear", "geometric"],
     train: Fit,
     finetune: Fit,
     stages: Stages,
@@ -48,7 +52,7 @@ def run(
     """
     rules = rules_of_rounds(rule, rounds, pace)
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rule)
+    last = plan(channels, rule)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     networks, histories = {"trained": trained}, {"trained": training}
@@ -57,12 +61,13 @@ def run(
 
     def prune_some(network: nn.Module, gone: Gone, number: int, before: Stage) -> tuple[nn.Module, Stage]:
         scores, selection, tuned = stages_of_round(before, number, rounds, pace)
+        planned = with_ratio(last, rules[number - 1].ratio)
         here = trace_channels(network, splits.example)
         found = stages.table(
             scores,
             lambda: in_original_numbers(score(network, here, criteria, splits.score, batch_size=score_batch_size), gone),
         )
-        chosen_now = stages.table(selection, lambda: select(found, chosen, channels, rules[number - 1], gone.of))
+        chosen_now = stages.table(selection, lambda: choose(planned, found, chosen, gone.of))
         pruned = prune(network, here, in_current_numbers(chosen_now, gone))
         smaller, tuning = stages.network(tuned, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
         networks.update({f"pruned_{number}": pruned, f"tuned_{number}": smaller})

@@ -14,8 +14,9 @@ from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, removed_filters, select
+from runners.selection.select import choose, removed_filters
 from runners.stages import SCORES, SELECTION, TRAINED, TUNED
 from runners.storage.stages import Stages
 from runners.tracing.channels import trace_channels
@@ -40,11 +41,11 @@ def run(
     Or train what is left from `fresh` weights, the control of Liu et al. 2019.
     """
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rule)
+    planned = plan(channels, rule)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    selection = stages.table(SELECTION, lambda: select(scores, chosen, channels, rule))
+    selection = stages.table(SELECTION, lambda: choose(planned, scores, chosen))
     pruned = prune(trained, channels, selection)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)

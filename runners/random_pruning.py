@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import pandas as pd
+from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import nn
 
 from analysis.figures import learning_curves, random_points, spearman_by_layer
@@ -18,8 +20,9 @@ from runners.pruning.prune import prune
 from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draw import check_window, draw
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, masked_filters, removed_filters
+from runners.selection.select import masked_filters, removed_filters
 from runners.stages import DATASET, SCORES, TRAINED
 from runners.storage.keys import Stage
 from runners.storage.stages import Stages
@@ -54,9 +57,9 @@ def run(
     score_batch_size: int,
     rule: Rule,
     seed: int,
-    repeats: int,
-    window: Sequence[float],
-    vary: Sequence[str],
+    repeats: Annotated[int, Ge(2)],
+    window: Annotated[Sequence[Annotated[float, Ge(0), Le(1)]], MinLen(2), MaxLen(2)],
+    vary: Annotated[Sequence[Literal["filters", "seeds"]], MinLen(1), MaxLen(2)],
     train: Fit,
     finetune_as: Callable[[str, int], Fit],
     stages: Stages,
@@ -69,15 +72,15 @@ def run(
         Huang et al. 2021, table 4; it varies the filters alone, and has no control.
     """
     channels = trace_channels(model, splits.example)
-    check_prunable(channels, rule)
-    check_window(channels, rule, window, needs_choice="filters" in vary)
+    rule_plan = plan(channels, rule)
+    check_window(rule_plan, window, needs_choice="filters" in vary)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    plan = planned(vary, repeats, seed)
-    each = list(dict.fromkeys(repeat for found in plan.values() for repeat in found))
+    repeated = planned(vary, repeats, seed)
+    each = list(dict.fromkeys(repeat for found in repeated.values() for repeat in found))
     draws = {
-        number: draw(scores, chosen, channels, rule, window=window, seed=seed, repeat=number)
+        number: draw(scores, chosen, rule_plan, window=window, seed=seed, repeat=number)
         for number in dict.fromkeys(repeat.draw for repeat in each)
     }
     with stages.timed("measured"):
@@ -93,7 +96,7 @@ def run(
         log.info(f"{repeat.stage}: {pruned[repeat.draw].top1_pct:.2f} % pruned, {tuned[repeat].top1_pct:.2f} % tuned")
     with stages.timed("measured"):
         measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
-    found = _rows(plan, pruned, tuned)
+    found = _rows(repeated, pruned, tuned)
     spread, rho = random_spread(found), spearman(scores)
     history = histories_table({"trained": training, **{repeat.stage: part for repeat, part in histories.items()}})
     about = {
@@ -154,7 +157,9 @@ def _tuned(
     )
 
 
-def _rows(plan: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], tuned: Mapping[Repeat, Quality]) -> pd.DataFrame:
+def _rows(
+    repeated: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], tuned: Mapping[Repeat, Quality]
+) -> pd.DataFrame:
     """One row a repeat of whatever varies."""
     return pd.DataFrame(
         {
@@ -166,6 +171,6 @@ def _rows(plan: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], t
             "n_correct": tuned[repeat].n_correct,
             "n_images": tuned[repeat].n_images,
         }
-        for vary, repeats in plan.items()
+        for vary, repeats in repeated.items()
         for number, repeat in enumerate(repeats)
     )

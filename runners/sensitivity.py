@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from annotated_types import Ge, Lt, MinLen
 from torch import nn
 
 from analysis.figures import sensitivity_curves, spearman_by_layer
@@ -17,9 +18,10 @@ from runners.measuring.evaluate import evaluate
 from runners.pruning.prune import prune
 from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
-from runners.selection.alone import alone
+from runners.selection.draft import Plan
+from runners.selection.plan import alone, plan
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, select
+from runners.selection.select import choose
 from runners.stages import DATASET, SCORES, TRAINED
 from runners.storage.keys import RULE, Stage
 from runners.storage.stages import Stages
@@ -40,7 +42,7 @@ def run(
     chosen: str,
     score_batch_size: int,
     rule: Rule,
-    ratios: Sequence[float],
+    ratios: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(1)],
     train: Fit,
     stages: Stages,
 ) -> Results:
@@ -51,12 +53,11 @@ def run(
         were chosen on test images.
     """
     channels = trace_channels(model, splits.example)
-    rules = alone(channels, rule, ratios)
-    check_prunable(channels, replace(rule, ratio=0))
+    plans = alone(plan(channels, replace(rule, ratio=0)), ratios)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    found = stages.table(SENSITIVITY, lambda: _measured(trained, channels, scores, chosen, rules, splits))
+    found = stages.table(SENSITIVITY, lambda: _measured(trained, channels, scores, chosen, plans, splits))
     with stages.timed("measured"):
         measured = accuracy({"trained": trained}, splits, {"trained": training})
     rho = spearman(scores)
@@ -80,14 +81,14 @@ def _measured(
     channels: Channels,
     scores: pd.DataFrame,
     chosen: str,
-    rules: Mapping[tuple[str, ...], Mapping[float, Rule]],
+    plans: Mapping[tuple[str, ...], Mapping[float, Plan]],
     splits: Splits,
 ) -> pd.DataFrame:
     """One row a layer (or family of tied layers, by its first) and ratio."""
     rows: list[dict[str, Any]] = []
-    for number, (layers, by_ratio) in enumerate(rules.items(), 1):
-        for ratio, rule in by_ratio.items():
-            selection = select(scores, chosen, channels, rule)
+    for number, (layers, by_ratio) in enumerate(plans.items(), 1):
+        for ratio, planned in by_ratio.items():
+            selection = choose(planned, scores, chosen)
             quality = evaluate(prune(trained, channels, selection), splits.test)
             row = selection.set_index("layer").loc[layers[0]]
             rows.append(
@@ -105,5 +106,5 @@ def _measured(
                 }
             )
         curve = ", ".join(f"{row['ratio']:g} {row['top1_pct']:.2f} %" for row in rows[-len(by_ratio) :])
-        log.info(f"sensitivity: {layers[0]} ({number}/{len(rules)}): {curve}")
+        log.info(f"sensitivity: {layers[0]} ({number}/{len(plans)}): {curve}")
     return pd.DataFrame(rows)

@@ -2,14 +2,17 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from annotated_types import Ge, MinLen
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from runners.command.arguments import CONF
 from runners.command.cli import main
-from runners.command.gate import CONF, PLANNED, config_flags
+from runners.command.gate import PLANNED, config_flags
 from runners.sweeping.local import run_here
 
 
@@ -23,8 +26,15 @@ class SlotsLauncher(Launcher):
         warm: whether jobs are forks of one process that has imported torch; `auto` is where no GPU is used.
     """
 
-    def __init__(self, devices: str | Sequence[int], per_device: int, retries: int, warm: str | bool) -> None:
-        self.devices, self.per_device, self.retries, self.warm = devices, per_device, retries, warm
+    def __init__(
+        self,
+        devices: Literal["auto", "cpu"] | Annotated[Sequence[Annotated[int, Ge(0)]], MinLen(1)],
+        per_device: Annotated[int, Ge(1)],
+        retries: Annotated[int, Ge(0)],
+        warm: Literal["auto"] | bool,
+    ) -> None:
+        self.devices: str | Sequence[int] = devices
+        self.per_device, self.retries, self.warm = per_device, retries, warm
         self.config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn
 
-from runners.command.gate import CONF, PLANNED, config_flags
+from runners.command.arguments import CONF
+from runners.command.gate import PLANNED, config_flags
 from runners.sweeping.slurm import run_on_slurm
 
 if TYPE_CHECKING or find_spec("hydra_plugins.hydra_submitit_launcher"):

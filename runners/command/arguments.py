@@ -3,13 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from typing import NoReturn
 
 from runners.process.errors import ConfigError
+from runners.process.hydra_private import Override, choices, flags, parsed
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
@@ -28,15 +25,13 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
     plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
     ordered = multirun + [argument for argument in plain if argument not in multirun]
-    parser = get_args_parser()
-    parser.error = _refuse_flags
-    given = parser.parse_args(ordered)
-    if given.experimental_rerun is not None:
+    given = flags(ordered, _refuse_flags)
+    if given["experimental_rerun"] is not None:
         raise ConfigError(
-            f"--experimental-rerun={given.experimental_rerun} would read a pickle, which can run code; configs are "
+            f"--experimental-rerun={given['experimental_rerun']} would read a pickle, which can run code; configs are "
             "YAML; give the command of the run again"
         )
-    check_overrides(given.overrides)
+    check_overrides(given["overrides"])
     return ordered
 
 
@@ -46,14 +41,19 @@ def check_overrides(arguments: Iterable[str]) -> None:
     Raises:
         ConfigError: the first such argument.
     """
-    parser = OverridesParser.create()
     for argument in arguments:
-        override = parser.parse_overrides([argument])[0]
+        override = parsed([argument])[0]
         key = override.key_or_group
         if key.split(".")[0] == "names":
             raise ConfigError(f"{key} cannot be set; names follow from the chosen options; leave {argument} out")
         if re.match(r"hydra\b", key) or re.match(r"hydra\b", override.package or ""):
             _check_hydra(override, argument)
+        value = override.value()
+        if isinstance(value, dict) and "_target_" in value and not override.is_add():
+            raise ConfigError(
+                f"{key} cannot be set to another function; functions are files, and their arguments options; try "
+                f"{key.rpartition('.')[2]}@{key}=NAME"
+            )
         if "/" in key or (CONF / key).is_dir():
             for choice in _choices(override):
                 _check_choice(key, choice)
@@ -89,9 +89,7 @@ def _check_choice(group: str, choice: str) -> None:
 
 def _choices(override: Override) -> Iterator[str]:
     """Every name that an override of a group chooses; patterns choose among the names that there are."""
-    value: Any = override.value()
-    found = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
-    yield from (choice for choice in found if isinstance(choice, str) and choice != "")
+    yield from (choice for choice in choices(override) if isinstance(choice, str) and choice != "")
 
 
 def _refuse_flags(message: str) -> NoReturn:

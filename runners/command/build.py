@@ -1,6 +1,5 @@
 """One run: builds what its runner's signature names, runs it, and writes what comes of it."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -12,8 +11,8 @@ import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from runners.command.built import Built, reports_of
-from runners.command.reports import apply_reports, check_reports
+from runners.command.built import Built
+from runners.looking.reports import build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
@@ -21,7 +20,6 @@ from runners.pruning.saved import save_pruned
 from runners.results import Results, Table
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
-from runners.storage.stages import read_table
 
 
 def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: Path) -> None:
@@ -36,7 +34,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     given = _arguments(runner, values, built)
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, built.device)
-    check_reports(reports_of(values))
+    build_reports(values["reports"])  # wrong ones are refused before anything is trained
     run, data = keys.run_name(values), built.data if built.has("splits") else ""
     if not values["rerun"]:
         run_folder.check_data(folder, run, data)
@@ -50,22 +48,6 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     ended = {"peak_memory_mb": facts.peak_memory_mb(built.device)}
     about["seconds"] |= {"total": round(time.monotonic() - started, 3)}
     run_folder.finish(folder, provenance | {"command": command} | about | ended)
-
-
-def write_reports(values: Mapping[str, Any], folder: Path) -> None:
-    """Makes the tables and figures of the config's `reports` out of a finished run's tables, anew at every call.
-
-    Raises:
-        ConfigError: a report asks for a table that the run has not.
-    """
-    if values["reports"]:
-        known = json.loads((folder / run_folder.STATUS).read_text())["sha256"]
-        names = [Path(name).stem for name in known if name.endswith(".csv")]
-        tables, figures = apply_reports({name: read_table(folder / f"{name}.csv") for name in names}, reports_of(values))
-        for name, table in tables.items():
-            run_folder.write_table(folder, name, table)
-        for name, figure in figures.items():
-            run_folder.write_figure(folder, name, figure)
 
 
 def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:

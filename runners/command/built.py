@@ -1,28 +1,28 @@
 """Every part of an experiment, built from the config when a runner first names it."""
 
-import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from runners.command.reports import Report
 from runners.data.counter import fold
-from runners.data.splits import Splits
+from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
+from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
+from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
@@ -56,6 +56,10 @@ class Built:
         """The part; it is built now if it was not yet."""
         return getattr(self, name)
 
+    def __iter__(self) -> Iterator[str]:
+        """The names of all parts."""
+        return (name for name in dir(type(self)) if name in self)
+
     def has(self, name: str) -> bool:
         """True if a part was asked for, and so built."""
         return name in vars(self)
@@ -88,10 +92,10 @@ class Built:
     @cached_property
     def splits(self) -> Splits:
         """The data set, on the device."""
-        device = self.device
-        given = {key: value for key, value in self.values["dataset"].items() if key != "about"}
-        found: Splits = _instantiate(OmegaConf.create(given), "dataset")
-        size = "x".join(map(str, found.train.pixels.shape[1:]))
+        device, target = self.device, self.values["dataset"]["_target_"]
+        own, common = parted(get_method(target), self.values["dataset"])
+        found = make_splits(_instantiate(OmegaConf.create({"_target_": target, **own}), "dataset"), **common)
+        size = "x".join(map(str, found.example.shape[1:]))
         log.info(
             f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
             f"images of {size}; {self.values['dataset']['about']}"
@@ -100,8 +104,8 @@ class Built:
 
     @cached_property
     def data(self) -> str:
-        """Hash of the images and labels."""
-        return content(self.splits)
+        """Hash of the images and labels; of files that were hashed before and are as they were then, it is looked up."""
+        return remembered(Path(self.values["store"]), self.splits.read, self.values["dataset"], self.splits.content)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -113,7 +117,10 @@ class Built:
         return network
 
     def _network(self) -> nn.Module:
-        network: nn.Module = _instantiate(self.config.model, "model")
+        factory, changes = in_parts(self.values["model"])
+        network: nn.Module = _instantiate(OmegaConf.create(factory), "model")
+        for change in changes:
+            network = _instantiate(OmegaConf.create(change), change["_target_"], network)
         return network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     @cached_property
@@ -262,16 +269,10 @@ def _prepare_torch() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def reports_of(values: Mapping[str, Any]) -> dict[str, Report]:
-    """Tables and figures beyond the runner's own: functions of tables."""
-    specs = values["reports"].items()
-    return {name: _instantiate(OmegaConf.create(spec), f"reports.{name}") for name, spec in specs}
-
-
-def _instantiate(node: Any, what: str) -> Any:
+def _instantiate(node: Any, what: str, *given: Any) -> Any:
     """Builds one node; what its function says against its arguments becomes one line."""
     try:
-        return instantiate(node, _convert_="object")
+        return instantiate(node, *given, _convert_="object")
     except InstantiationException as error:
         cause = error.__cause__ or error
         reason = (str(cause).strip().splitlines() or [""])[0]
@@ -280,13 +281,3 @@ def _instantiate(node: Any, what: str) -> Any:
         raise ConfigError(
             f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
         ) from error
-
-
-def content(splits: Splits) -> str:
-    """Hash of the images and labels, so that other data under the same name is other data."""
-    found = hashlib.sha256()
-    for images in (splits.train, splits.test):
-        for tensor in (images.pixels, images.labels):
-            found.update(str(tuple(tensor.shape)).encode())
-            found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()

@@ -35,9 +35,10 @@ from runners.process.errors import (
     is_out_of_memory,
     user_error_behind,
 )
+from runners.process.hydra_private import written
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
-from runners.storage.keys import run_name
+from runners.storage.keys import FIRST_NAMES, run_name
 from runners.sweeping.child import check_code, follow_parent
 
 UNEXPECTED = 1
@@ -140,10 +141,10 @@ def _listen() -> None:
 def _finished(config: DictConfig, folder: Path) -> int:
     """Makes the reports of a finished run and shows it."""
     if config.reports:
-        from runners.command.build import write_reports
+        from runners.looking.reports import build_reports, report_on_run
 
         try:
-            write_reports(resolved(config), folder)
+            report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
             return _fail(str(error), error.exit_code)
     print(summary(folder))
@@ -187,6 +188,8 @@ def explain(error: Exception) -> str:
         return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
     if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
         given = found.group(1)
+        if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
+            return f"{given} is no option any more; it is called {now} now; try {now}=..."
         return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
@@ -219,7 +222,7 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
     for key in config:
         found.append(f"{prefix}{key}")
         if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
-            node = config._get_node(key)
+            node = written(config, key)
             if OmegaConf.is_dict(node):
                 found += _keys(node, f"{prefix}{key}.")
     return found

@@ -5,23 +5,23 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runners.command.arguments import CONF, check_overrides, options
-from runners.command.checks import check_config
+from runners.command.arguments import check_overrides
+from runners.command.checks import check_config, file
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
 from runners.process.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
+from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
-from runners.sweeping.jobs import Job, composer, unfolded, value_of, varied
+from runners.sweeping.job import Job
+from runners.sweeping.jobs import unfolded, value_of, varied
 from runners.sweeping.pool import SOURCES
 
 # The jobs of the sweep that this process has begun.
@@ -36,9 +36,9 @@ def check_keys(config: Mapping[str, Any]) -> None:
         ConfigError: the first such key.
     """
     chosen = {
-        group: name for entry in _file("config.yaml")["defaults"] if isinstance(entry, dict) for group, name in entry.items()
+        group: name for entry in file("config.yaml")["defaults"] if isinstance(entry, dict) for group, name in entry.items()
     }
-    known = set(_file("config.yaml")) - {"defaults"} | {group.split("@")[-1] for group in chosen}
+    known = set(file("config.yaml")) - {"defaults"} | {group.split("@")[-1] for group in chosen}
     if unknown := sorted(set(config) - known):
         raise ConfigError(f"{unknown[0]} is no option; --help and --cfg job show all; leave +{unknown[0]} out")
     optional = {"hydra", *(group for group, name in chosen.items() if name is None or group.startswith("override "))}
@@ -46,37 +46,9 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{missing[0]} was taken out; every option of --cfg job is needed; leave ~{missing[0]} out")
 
 
-def check_section_keys(config: Mapping[str, Any]) -> None:
-    """Refuses keys of recipes, data sets and runners that their files do not have.
-
-    Raises:
-        ConfigError: the first such key.
-    """
-    known_in = {
-        "recipe": [f"recipe/{name}.yaml" for name in options("recipe")],
-        "finetune": [f"recipe/{name}.yaml" for name in options("recipe")],
-        "dataset": [f"dataset/{config['names']['dataset']}.yaml"],
-        "runner": [f"runner/{config['names']['runner']}.yaml"],
-    }
-    for section, files in known_in.items():
-        known = {key for file in files for key in _file(file)}
-        if unknown := sorted(set(config[section]) - known):
-            raise ConfigError(
-                f"{section}.{unknown[0]} is no option; {section} takes {', '.join(sorted(known - {'defaults', '_target_'}))}; "
-                f"leave +{section}.{unknown[0]} out"
-            )
-
-
-@cache
-def _file(name: str) -> dict[str, Any]:
-    """A YAML below conf/ as it stands there; empty if there is none."""
-    path = CONF / name
-    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
-
-
 def config_flags(arguments: Sequence[str]) -> list[str]:
     """Of a command line, the flags that say where configs lie, for the jobs of a sweep."""
-    given = vars(get_args_parser().parse_args(list(arguments)))
+    given = flags(arguments)
     named = {flag: given[flag] for flag in ("config_path", "config_name", "config_dir") if given[flag]}
     return [f"--{flag.replace('_', '-')}={value}" for flag, value in named.items()]
 
@@ -145,7 +117,6 @@ def check(config: DictConfig) -> dict[str, Any]:
     values = resolved(config)
     check_keys(values)
     check_config(values)
-    check_section_keys(values)
     return values
 
 

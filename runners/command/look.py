@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import get_method
 
 from runners.looking.seen import Seen
+from runners.process.inject import call
 
 
 def look(values: Mapping[str, Any]) -> Seen:
@@ -17,7 +18,11 @@ def look(values: Mapping[str, Any]) -> Seen:
     """
     runner = get_method(values["runner"]["_target_"])
     options = {**values, **values["runner"], "sweep": values["sweep"] or experiment(values)}
-    return runner(**{name: options[name] for name in inspect.signature(runner).parameters})
+    if "reports" in inspect.signature(runner).parameters:
+        from runners.looking.reports import build_reports  # brings pandas in
+
+        options["reports"] = build_reports(values["reports"])
+    return call(runner, options)
 
 
 def experiment(values: Mapping[str, Any]) -> str | None:

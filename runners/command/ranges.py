@@ -1,69 +1,125 @@
-"""Ranges of values and how to say them: what the checks of options are made of; imports no torch."""
+"""Ranges of plain values, each with the words that say it; imports no torch."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from runners.process.errors import ConfigError
 
-# config key, what is right, how to say so, an example
-Check = tuple[str, Callable[[Any], bool], str, str]
+@dataclass(frozen=True)
+class Range:
+    """The values that an option may have.
+
+    Args:
+        right: tells them from others.
+        words: complete the sentence "it is ...".
+    """
+
+    right: Callable[[Any], bool]
+    words: str
 
 
-def number(value: Any) -> bool:
-    """A finite number."""
+def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
-    """A whole number between two bounds, which are allowed."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+PLAIN: Mapping[str, Range] = {
+    "bool": Range(lambda value: isinstance(value, bool), "true or false"),
+    "int": Range(lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "float": Range(_number, "a number"),
+    "str": Range(lambda value: isinstance(value, str) and value.strip() != "", "text"),
+}
+NULL = Range(lambda value: value is None, "null")
+LIST = Range(lambda value: isinstance(value, list | tuple), "a list")
+MAPPING = Range(lambda value: isinstance(value, Mapping), "names with their values")
+FUNCTION = Range(lambda value: isinstance(value, Mapping) and "_target_" in value, "a function, chosen by its group")
+
+# Limits of annotated-types, and what they allow of a value.
+LIMITS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "Ge": lambda value, limit: value >= limit,
+    "Gt": lambda value, limit: value > limit,
+    "Le": lambda value, limit: value <= limit,
+    "Lt": lambda value, limit: value < limit,
+    "MinLen": lambda value, limit: len(value) >= limit,
+    "MaxLen": lambda value, limit: len(value) <= limit,
+}
 
 
-def one_of(*choices: Any) -> Callable[[Any], bool]:
+def one_of(choices: Sequence[Any]) -> Range:
     """One of the choices, of its own type: 1 is not true."""
-    return lambda value: value in choices and type(value) in {type(choice) for choice in choices}
+    return Range(lambda value: any(value == each and type(value) is type(each) for each in choices), _or(map(_said, choices)))
 
 
-def numbers(least: float) -> Callable[[Any], bool]:
-    """A list of finite numbers above `least`."""
-    return lambda value: isinstance(value, list) and len(value) > 0 and all(number(v) and v > least for v in value)
+def either(ranges: Sequence[Range]) -> Range:
+    """What one of the ranges has."""
+    return Range(lambda value: any(each.right(value) for each in ranges), ", or ".join(each.words for each in ranges))
 
 
-def text(value: Any) -> bool:
-    """Text that is more than spaces."""
-    return isinstance(value, str) and value.strip() != ""
+def list_of(element: Range) -> Range:
+    """A list of such values."""
+    return Range(
+        lambda value: LIST.right(value) and all(map(element.right, value)), f"a list, each of its values {element.words}"
+    )
 
 
-def text_or_null(value: Any) -> bool:
-    """Such text, or null."""
-    return value is None or text(value)
+def mapping_of(key: Range, value: Range) -> Range:
+    """Such names with such values."""
+    return Range(
+        lambda given: MAPPING.right(given) and all(key.right(k) and value.right(v) for k, v in given.items()),
+        f"names with their values, each {value.words}",
+    )
 
 
-def whole_or_null(value: Any) -> bool:
-    """A whole number from 1 on, or null."""
-    return value is None or whole(1)(value)
+def limited(base: Range, limits: Mapping[str, Any]) -> Range:
+    """`base` within limits, by their names in annotated-types."""
+    return Range(
+        lambda value: base.right(value) and all(LIMITS[name](value, limit) for name, limit in limits.items()),
+        f"{base.words}{_limits(limits)}",
+    )
 
 
-def share(value: Any) -> bool:
-    """A part of something, neither none nor all of it."""
-    return number(value) and 0 < value < 1
+def of_form(base: Range, pattern: str) -> Range:
+    """`base` that a regular expression matches as a whole, in ASCII."""
+    form = re.compile(pattern, re.ASCII)
+    return Range(lambda value: base.right(value) and form.fullmatch(value) is not None, f"{base.words} of the form {pattern}")
 
 
-def check(config: Mapping[str, Any], checks: Iterable[Check]) -> None:
-    """Checks what the config has of the options in `checks`.
+def like(default: Any) -> Range | None:
+    """The type of a default: an int is fine for a float, a bool is no int, null allows everything (None)."""
+    if isinstance(default, list) and default and len({type(each) for each in default}) == 1:
+        element = like(default[0])
+        return list_of(element) if element else LIST
+    if isinstance(default, list):
+        return LIST
+    return MAPPING if isinstance(default, Mapping) else PLAIN.get(type(default).__name__)
 
-    Raises:
-        ConfigError: the first value outside its range.
-    """
-    for key, right, allowed, example in checks:
-        *sections, rest = key.split(".")
-        section = ".".join(sections)
-        place: Any = config
-        for part in sections:
-            place = place[part]
-        if not isinstance(place, Mapping):
-            group = f"recipe@{section}" if section == "finetune" else section
-            raise ConfigError(f"{section}={place} is a value where a group is needed; options are files; try {group}={place}")
-        if rest in place and not right(value := place[rest]):
-            raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed}; try {example}")
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    """Limits in words: ` from 0 up to but not 1`."""
+    low = f" from {limits['Ge']}" if "Ge" in limits else f" above {limits['Gt']}" if "Gt" in limits else ""
+    if "Le" in limits:
+        high = f" to {limits['Le']}" if "Ge" in limits else f" up to {limits['Le']}"
+    elif "Lt" in limits:
+        high = (
+            f" up to but not {limits['Lt']}"
+            if "Ge" in limits
+            else f" and below {limits['Lt']}"
+            if low
+            else f" below {limits['Lt']}"
+        )
+    else:
+        high = " on" if "Ge" in limits else ""
+    lengths = [
+        f", {word} {limits[name]} of them" for name, word in (("MinLen", "at least"), ("MaxLen", "at most")) if name in limits
+    ]
+    return low + high + "".join(lengths)
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _or(words: Any) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last

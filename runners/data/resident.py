@@ -62,6 +62,12 @@ class Images:
         mean, std = self._scale
         return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)
 
+    def content(self) -> Iterator[bytes]:
+        """The bytes that make these images: shapes, pixels and labels."""
+        for tensor in (self.pixels, self.labels):
+            yield str(tuple(tensor.shape)).encode()
+            yield tensor.cpu().numpy().tobytes()
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images once, in their own order; the last batch may be smaller."""
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):

@@ -1,77 +1,141 @@
-"""Whether store, locks, devices, data and Slurm of this place are fit for a sweep: asked by trying them."""
+"""Store, locks, devices, data and Slurm of this place, tried out before a sweep in about ten seconds.
 
+Without it a disk on which locks do not hold is noticed by the bill only: 64 processes that needed one network trained it 64
+times with `lock=none`, and 1.2 times with locks (benchmarks/results/reliability.md).
+"""
+
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from runners.looking.disk import excludes, takes_files
-from runners.looking.finding import Finding, Verdict
-from runners.looking.seen import Seen
+from runners.looking.seen import Finding, Seen, Verdict
 from runners.process.errors import ResourceError, StoreError
+from runners.storage.files import write_atomic
+from runners.storage.locks import file_system
 from runners.storage.store import Store, is_whole
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "hydra-core", "filelock")
 SHOWN = 3
+LOW_GB = 5
+# Takes the lock, says so, and keeps it for a minute.
+HOLD = """
+import sys, time
+from pathlib import Path
+from runners.storage.locks import Locks
+with Locks(Path(sys.argv[1]), sys.argv[2]).held("doctor", "probe", unless=lambda: False):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def run(*, store: str, outputs: str, data_root: str | None, device: str, verify: bool, lock: str) -> Seen:
-    """All findings, one a line, and the verdict.
+    """All findings, one a line, and the worst verdict.
 
     Args:
-        verify: whether every stored result is read and its hashes are checked, too.
+        verify: reads every stored result and checks its hashes, too.
     """
-    found = doctor(Path(store), Path(outputs), Path(data_root) if data_root else None, device, lock=lock)
-    found += [_verified(Path(store))] if verify else []
-    return Seen(listing(found), ResourceError.exit_code if verdict(found) == "failed" else 0)
-
-
-def doctor(store: Path, outputs: Path, data_root: Path | None, device: str, *, lock: str = "auto") -> list[Finding]:
-    """What can be known in about ten seconds; whatever a check trips over is its finding."""
     checks: dict[str, Callable[[], Finding]] = {
         "versions": versions,
-        "store": lambda: takes_files("store", store),
-        "outputs": lambda: takes_files("outputs", outputs),
-        "lock": lambda: excludes(store, lock),
+        "store": lambda: takes_files("store", Path(store)),
+        "outputs": lambda: takes_files("outputs", Path(outputs)),
+        "lock": lambda: excludes(Path(store), lock),
         "devices": lambda: devices(device),
-        "data": lambda: data(data_root),
+        "data": lambda: data(Path(data_root) if data_root else None),
         "slurm": slurm,
+        **({"stored results": lambda: verified(Path(store))} if verify else {}),
     }
-    return [checked(what, check) for what, check in checks.items()]
-
-
-def listing(found: list[Finding]) -> str:
-    """Findings as a table in plain text, the worst verdict last."""
+    found = [_checked(what, check) for what, check in checks.items()]
     width = max(len(finding.what) for finding in found)
     lines = [f"{finding.verdict:<8} {finding.what:<{width}}  {finding.line}" for finding in found]
-    return "\n".join([*lines, f"verdict: {verdict(found)}"])
+    return Seen("\n".join([*lines, f"verdict: {worst(found)}"]), ResourceError.exit_code if worst(found) == "failed" else 0)
 
 
-def verdict(found: list[Finding]) -> Verdict:
-    """The worst of all."""
+def worst(found: list[Finding]) -> Verdict:
+    """The worst verdict of all findings."""
     order: tuple[Verdict, ...] = ("ok", "warning", "failed")
     return order[max((order.index(finding.verdict) for finding in found), default=0)]
 
 
-def checked(what: str, check: Callable[[], Finding]) -> Finding:
-    """A check's finding, or that it broke."""
+def _checked(what: str, check: Callable[[], Finding]) -> Finding:
+    """A check's finding, or that it broke; the other checks go on."""
     try:
         return check()
-    except Exception as error:  # a doctor that falls over says nothing about the rest
-        lines = str(error).strip().splitlines() or [""]
-        return Finding(what, "failed", f"{type(error).__name__}: {lines[0]}")
+    except Exception as error:
+        return Finding(what, "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
 
 
 def versions() -> Finding:
-    """What is installed."""
+    """The versions of Python and of the packages that numbers depend on."""
     found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return Finding("versions", "ok", f"Python {sys.version.split()[0]}, {found}")
 
 
+def takes_files(what: str, folder: Path) -> Finding:
+    """Tries to write a file twice as the store does: under another name, put to disk, renamed onto the old one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        for content in (b"old", b"new"):
+            write_atomic(probe, content)
+        replaced = probe.read_bytes() == b"new"
+    finally:
+        probe.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free / 1e9
+    about = f"{folder} on {file_system(folder) or 'an unknown file system'}, {free:.1f} GB free"
+    if not replaced:
+        return Finding(what, "failed", f"{about}; renaming onto a file does not replace it; choose another {what}=DIR")
+    if free < LOW_GB:
+        return Finding(what, "warning", f"{about}; less than {LOW_GB} GB")
+    return Finding(what, "ok", about)
+
+
+def excludes(store: Path, choice: str) -> Finding:
+    """Lets two processes ask for one lock: the second has to wait, and to go on as soon as the first is killed."""
+    if choice == "none":
+        return Finding("lock", "warning", "lock=none: two runs that need the same network both train it")
+    folder = store / "locks"
+    processes = [_hold(folder, choice)]
+    try:
+        if not _says_held(processes[0], 4):
+            return Finding("lock", "warning", f"no lock can be taken in {folder}; runs may train the same network twice")
+        kind = next((path.suffix[1:] for path in folder.glob("doctor-probe.*") if path.suffix != ".json"), "no lock")
+        processes.append(_hold(folder, choice))
+        if _says_held(processes[1], 1.5):
+            advice = "results stay right, but work is done twice; try another lock="
+            return Finding("lock", "warning", f"{kind} does not keep two processes apart in {folder}; {advice}")
+        processes[0].send_signal(signal.SIGKILL)
+        processes[0].wait()
+        if not _says_held(processes[1], 4):
+            return Finding("lock", "warning", f"{kind}: the lock of a killed process is not free after 4 s")
+        return Finding("lock", "ok", f"{kind}: of two processes one waits, and goes on when the other is killed")
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        for path in folder.glob("doctor-probe.*"):
+            path.unlink(missing_ok=True)
+
+
+def _hold(folder: Path, choice: str) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    command = [sys.executable, "-c", HOLD, str(folder), choice]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _says_held(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    assert process.stdout is not None
+    return bool(select.select([process.stdout], [], [], seconds)[0]) and process.stdout.readline() == b"held\n"
+
+
 def devices(device: str) -> Finding:
-    """What torch computes on, and whether it multiplies bf16."""
+    """The devices that torch sees, and their ability to multiply bf16."""
     import torch  # seconds; last of what the other checks need
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -84,11 +148,10 @@ def devices(device: str) -> Finding:
 
 
 def data(data_root: Path | None) -> Finding:
-    """Whether CIFAR-10's files are there, with the published checksums."""
+    """Compares CIFAR-10's files with the published checksums."""
     if data_root is None:
-        return Finding(
-            "data", "ok", "data_root=null: CIFAR-10 is downloaded by the run that needs it; nodes may have no network"
-        )
+        about = "data_root=null: CIFAR-10 is downloaded by the run that needs it; nodes may have no network"
+        return Finding("data", "ok", about)
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -97,46 +160,43 @@ def data(data_root: Path | None) -> Finding:
     files[str(CIFAR10.meta["filename"])] = str(CIFAR10.meta["md5"])
     wrong = [name for name, md5 in files.items() if not check_integrity(str(folder / name), md5)]
     if wrong:
-        shown = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
-        return Finding("data", "failed", f"{folder}: missing or not as published: {shown}; download it again")
+        return Finding("data", "failed", f"{folder}: missing or not as published: {_some(wrong)}; download it again")
     return Finding("data", "ok", f"{folder}: all {len(files)} files have the published checksums")
 
 
 def slurm() -> Finding:
-    """Whether Slurm and its accounting answer within two seconds."""
+    """Asks Slurm and its accounting, which have two seconds to answer."""
     if not shutil.which("sinfo"):
         return Finding("slurm", "ok", "no Slurm here; sweeps run on this machine's own devices")
-    answers = {name: _answers(name, options) for name, options in {"sinfo": ["-h"], "sacct": ["-n", "-X"]}.items()}
-    silent = [name for name, answered in answers.items() if not answered]
+    silent = [command[0] for command in (["sinfo", "-h"], ["sacct", "-n", "-X"]) if not _answers(command)]
     if silent:
         return Finding("slurm", "warning", f"{' and '.join(silent)} did not answer within 2 s; jobs may still run")
     return Finding("slurm", "ok", "sinfo and sacct answer")
 
 
-def _answers(program: str, options: list[str]) -> bool:
+def _answers(command: list[str]) -> bool:
     try:
-        return subprocess.run([program, *options], capture_output=True, timeout=2).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=2).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
-def _verified(store: Path) -> Finding:
-    return checked("stored results", lambda: verify(store))
-
-
-def verify(store: Path) -> Finding:
-    """Whether every stored result still has its hashes; nothing is changed."""
-    entries, wrong = 0, []
-    for entry in Store(store).entries():
-        entries += 1
-        try:
-            whole = is_whole(entry)
-        except (OSError, StoreError):
-            whole = False
-        if not whole:
-            wrong.append(f"{entry.parent.parent.name} {entry.name[:10]}")
+def verified(store: Path) -> Finding:
+    """Compares every stored result with its hashes; nothing is changed."""
+    entries = list(Store(store).entries())
+    wrong = [f"{entry.parent.parent.name} {entry.name[:10]}" for entry in entries if not _whole(entry)]
     if wrong:
-        shown = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
         advice = "the next run that needs one sets it aside and makes it anew"
-        return Finding("stored results", "failed", f"{len(wrong)} of {entries} are damaged ({shown}); {advice}")
-    return Finding("stored results", "ok", f"all {entries} have their hashes")
+        return Finding("stored results", "failed", f"{len(wrong)} of {len(entries)} are damaged ({_some(wrong)}); {advice}")
+    return Finding("stored results", "ok", f"all {len(entries)} have their hashes")
+
+
+def _whole(entry: Path) -> bool:
+    try:
+        return is_whole(entry)
+    except (OSError, StoreError):
+        return False
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

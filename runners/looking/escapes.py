@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MARKDOWN_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 LATEX = str.maketrans(
     {
@@ -34,9 +35,9 @@ def shown(value: Any) -> str:
 
 
 def csv_cell(value: Any) -> str:
-    """A value for a CSV file; text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """A value for a CSV file; text that a spreadsheet would run as a formula begins with an apostrophe, a number does not."""
     text = shown(value)
-    return f"'{text}" if isinstance(value, str) and text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not NUMBER.fullmatch(text) else text
 
 
 def markdown(text: str) -> str:

@@ -1,13 +1,12 @@
-"""Where the rows of a report come from: code, numerics, keys; and whether they may stand in one table."""
+"""The origin of a report's rows: code, numerics, keys; and the check that they may stand in one table."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runners.looking.escapes import plain, shown
-from runners.looking.sweep import Job
+from runners.looking.gathered import Finished
 from runners.process.errors import StoreError
 from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING
@@ -27,19 +26,12 @@ FIRST_OPTIONS: Mapping[str, Sequence[str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A job that is done, and its `run.json`."""
-
-    job: Job
-    facts: Mapping[str, Any]
-
-
 def check_baselines(done: Sequence[Finished]) -> None:
     """Refuses rows whose trained networks differ where the sweep asked for one and the same.
 
     The trained network of a model, data set and seed (and of whatever else in its training the sweep varies) has one key.
-    Another key means other data, given weights or code. Only where hardware chose another precision may it differ.
+    Another key means other data, given weights or code. Only where hardware chose another precision may it differ. Runs without
+    data or without a trained network have no such key, and are not compared.
 
     Raises:
         StoreError: the jobs that differ from most.
@@ -57,14 +49,13 @@ def check_baselines(done: Sequence[Finished]) -> None:
 
 
 def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
-    """What made the rows, each as a name and a text."""
-    rows = [row for each in done for row in each.facts["accuracy"]]
+    """Models, data sets, seeds, code, numerics and keys of the rows, each as a name and a text."""
     kinds = dict.fromkeys(kind for each in done for kind in each.facts["keys"])
     keys = [f"{kind} {len({shown(each.facts['keys'].get(kind)) for each in done})}" for kind in kinds]
     mixed_up = [str(each.job.number) for each in done if each.facts.get("numerics_mixed")]
     return [
-        ("Models", _distinct(row.get("model") for row in rows)),
-        ("Data sets", _distinct(row.get("dataset") for row in rows)),
+        ("Models", _distinct(_named(each, "model") for each in done)),
+        ("Data sets", _distinct(_named(each, "dataset") for each in done)),
         ("Seeds", _distinct(each.facts["seed"] for each in done)),
         ("Code versions", _classes(done, code_version)),
         ("Numerics classes", _classes(done, numerics_class)),
@@ -87,7 +78,7 @@ def code_version(each: Finished) -> str:
 
 
 def numerics_class(each: Finished) -> str:
-    """What rounding depends on: rows of one class repeat bit for bit, others to within rounding."""
+    """Hardware, versions and precision: rows of one class repeat bit for bit, others to within rounding."""
     hardware, versions = each.facts["hardware"], each.facts["versions"]
     cuda = f", CUDA {shown(hardware['cuda'])}" if hardware.get("cuda") else ""
     fused = ", fused" if each.facts.get("fused") else ""
@@ -99,8 +90,7 @@ def numerics_class(each: Finished) -> str:
 
 def _training(each: Finished) -> tuple[str, ...]:
     """The model, data set and seed, and all else that the sweep varies of the training."""
-    row = each.facts["accuracy"][0]
-    own = {"model": row.get("model"), "dataset": row.get("dataset"), "seed": each.facts["seed"]}
+    own = {name: named for name in ("model", "dataset") if (named := _named(each, name))} | {"seed": each.facts["seed"]}
     # `finetune.epochs` and `criterion@criteria.mine` go by their first word.
     later = after_training(each.facts.get("options", FIRST_OPTIONS))
     varied = {key: value for key, value in each.job.values.items() if re.split("[.@]", key)[0] not in later}
@@ -117,26 +107,32 @@ def after_training(options: Mapping[str, Sequence[str]]) -> set[str]:
     return (AFTER_TRAINING | {option for each in options.values() for option in each}) - during
 
 
+def _named(each: Finished, column: str) -> str:
+    """The run's model or data set, from the first of its tables that has such a column; empty if none has."""
+    return next((cells[column][0] for cells in each.tables.values() if cells.get(column)), "")
+
+
 def _odd_ones(group: Sequence[Finished]) -> str:
     """The jobs that do not share the most frequent data and network, in words; empty if all do."""
-    if found := _minority(group, lambda each: each.facts["keys"]["dataset"]):
-        return f"{found} saw other data than the other jobs of {' '.join(_training(group[0]))}"
+    others = f"the other jobs of {' '.join(_training(group[0]))}"
+    if found := _minority(group, lambda each: each.facts["keys"].get("dataset")):
+        return f"{found} saw other data than {others}"
     for precision in dict.fromkeys(shown(each.facts.get("precision")) for each in group):
         alike = [each for each in group if shown(each.facts.get("precision")) == precision]
-        if found := _minority(alike, lambda each: each.facts["keys"]["trained"]):
-            return f"{found} began from another trained network than the other jobs of {' '.join(_training(group[0]))}"
-        if found := _minority(alike, lambda each: shown(each.facts.get("contents", {}).get("trained"))):
-            others = " ".join(_training(group[0]))
-            return (
-                f"{found} began from a trained network that was made again, and differs from that of the other jobs of {others}"
-            )
+        if found := _minority(alike, lambda each: each.facts["keys"].get("trained")):
+            return f"{found} began from another trained network than {others}"
+        if found := _minority(alike, lambda each: each.facts.get("contents", {}).get("trained")):
+            return f"{found} began from a trained network that was made again, and differs from that of {others}"
     return ""
 
 
-def _minority(group: Sequence[Finished], key: Callable[[Finished], str]) -> str:
-    """The jobs whose key is not the most frequent one (of equally frequent ones, the first)."""
-    usual = Counter(key(each) for each in group).most_common(1)[0][0]
-    return listed([f"{each.job.number} ({plain(each.job.name)})" for each in group if key(each) != usual])
+def _minority(group: Sequence[Finished], key: Callable[[Finished], Any]) -> str:
+    """The jobs whose key is not the most frequent one (of equally frequent ones, the first); those without a key pass."""
+    keyed = [(each, shown(key(each))) for each in group if key(each) is not None]
+    if not keyed:
+        return ""
+    usual = Counter(found for _, found in keyed).most_common(1)[0][0]
+    return listed([f"{each.job.number} ({plain(each.job.name)})" for each, found in keyed if found != usual])
 
 
 def listed(jobs: Sequence[str]) -> str:
@@ -148,7 +144,7 @@ def listed(jobs: Sequence[str]) -> str:
 
 
 def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:
-    """How many classes there are, and each with its jobs."""
+    """The number of classes, and each with its jobs."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for each in sorted(done, key=lambda each: each.job.number):
         found[of(each)].append(str(each.job.number))
@@ -158,4 +154,4 @@ def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:
 
 
 def _distinct(values: Any) -> str:
-    return ", ".join(shown(value) for value in dict.fromkeys(values))
+    return ", ".join(shown(value) for value in dict.fromkeys(values) if value != "")

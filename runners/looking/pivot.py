@@ -1,14 +1,15 @@
-"""The table of a sweep as people read it: one row a group, one column a stage, mean and spread over seeds."""
+"""A table over seeds as people read it: one row a combination, cells with mean and spread over seeds."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runners.looking.escapes import latex, markdown, shown
-from runners.looking.state import STAGE
-from runners.looking.tables import GROUP, Groups, Table
+from runners.looking.gathered import OverSeeds
+from runners.looking.groups import Groups
 
 PAGE_ROWS = 40  # of a LaTeX table, in the usual sizes of type and paper
+MOST_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -17,25 +18,25 @@ class Pivot:
 
     Args:
         keys: headings of the first columns.
-        stages: headings of the others.
-        rows: of each group the values of `keys`, and a cell a stage.
+        columns: headings of the others.
+        rows: the values of `keys`, and the cells.
     """
 
     keys: Sequence[str]
-    stages: Sequence[str]
+    columns: Sequence[str]
     rows: Sequence[tuple[Sequence[str], Sequence[str]]]
 
     def markdown(self) -> str:
         """As a table of GitHub's Markdown, its columns aligned."""
         lines = [[*map(markdown, values), *cells] for values, cells in self.rows]
-        return aligned([[markdown(name) for name in (*self.keys, *self.stages)], *lines])
+        return aligned([[markdown(name) for name in (*self.keys, *self.columns)], *lines])
 
     def latex(self) -> str:
         """As plain `tabular`s, which need no package: one for as many rows as a page takes."""
         lines = [[*map(latex, values), *(cell.replace("+-", r"$\pm$") for cell in cells)] for values, cells in self.rows]
-        heading = " & ".join(latex(name) for name in (*self.keys, *self.stages)) + r" \\"
+        heading = " & ".join(latex(name) for name in (*self.keys, *self.columns)) + r" \\"
         body = [" & ".join(line) + r" \\" for line in lines]
-        begin = f"\\begin{{tabular}}{{{'l' * len(self.keys) + 'r' * len(self.stages)}}}"
+        begin = f"\\begin{{tabular}}{{{'l' * len(self.keys) + 'r' * len(self.columns)}}}"
         tables = [
             "\n".join([begin, r"\hline", heading, r"\hline", *body[row : row + PAGE_ROWS], r"\hline", r"\end{tabular}", ""])
             for row in range(0, len(body), PAGE_ROWS)
@@ -43,18 +44,32 @@ class Pivot:
         return "\n".join(tables)
 
 
-def pivot(summary: Table, groups: Groups, metric: str) -> Pivot:
-    """`metric` of every group and stage as `mean +- sd (n)`; `(n of planned)` where jobs are missing."""
-    stages = list(dict.fromkeys(row[STAGE] for row in summary.rows)) or ["no stage yet"]
-    found = {(row[GROUP], row[STAGE]): row for row in summary.rows}
+def pivot(found: OverSeeds, groups: Groups) -> Pivot:
+    """The first of a table's values as `mean +- sd (n)`; `(n of planned)` where jobs are missing.
+
+    The last column of `by` makes the columns if it has few distinct values. Groups of which no run is done have a row, too.
+    """
+    name = next(iter(found.values))
+    last = list(found.by)[-1] if found.by else None
+    across = list(dict.fromkeys(found.by[last])) if last else []
+    if not 0 < len(across) <= MOST_COLUMNS:
+        last, across = None, []
+    down = [column for column in found.by if column != last]
+    places: dict[tuple[int, tuple[str, ...]], dict[str, tuple[float, float, int]]] = {}
+    for row, (place, cell) in enumerate(zip(found.group, found.values[name], strict=True)):
+        key = (place, tuple(found.by[column][row] for column in down))
+        places.setdefault(key, {})[found.by[last][row] if last else name] = cell
+    for place in set(range(len(groups.values))) - set(found.group):
+        places[place, ("",) * len(down)] = {}
+    decimals = _decimals(name, [mean for mean, _, _ in found.values[name]])
     rows = [
         (
-            [shown(values[key]) for key in groups.keys],
-            [_cell(found.get((place, stage)), metric, groups.planned[place]) for stage in stages],
+            [*(shown(groups.values[place][key]) for key in groups.keys), *values],
+            [_cell(cells.get(column), groups.planned[place], decimals) for column in across or [name]],
         )
-        for place, values in enumerate(groups.values)
+        for (place, values), cells in sorted(places.items(), key=lambda each: each[0][0])
     ]
-    return Pivot(groups.keys, stages, rows)
+    return Pivot([*groups.keys, *down], across or [name], rows)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -64,10 +79,15 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([heading, "|" + "|".join("-" * (each + 2) for each in width) + "|", *rest])
 
 
-def _cell(row: Mapping[str, Any] | None, metric: str, planned: int) -> str:
-    n = row[f"{metric}_n"] if row else 0
+def _cell(found: tuple[float, float, int] | None, planned: int, decimals: int) -> str:
+    mean, sd, n = found or (math.nan, math.nan, 0)
     of = f"({n})" if n == planned else f"({n} of {planned})"
-    if not row or not n:
+    if not n:
         return of
-    mean, sd = row[f"{metric}_mean"], row[f"{metric}_sd"]
-    return f"{mean:.2f} {of}" if sd is None else f"{mean:.2f} +- {sd:.2f} {of}"
+    return f"{mean:.{decimals}f} {of}" if math.isnan(sd) else f"{mean:.{decimals}f} +- {sd:.{decimals}f} {of}"
+
+
+def _decimals(name: str, means: Sequence[float]) -> int:
+    """Two for shares in %; else as many as give the largest mean four digits (0.7512, 93.25, 1000)."""
+    largest = max((abs(mean) for mean in means if not math.isnan(mean)), default=0)
+    return 2 if name.endswith("_pct") or largest == 0 else min(8, max(0, 3 - math.floor(math.log10(largest))))

@@ -1,166 +1,119 @@
-"""The tables of a sweep from the runs that are there, at any time: CSV, Markdown, LaTeX."""
+"""The tables of a sweep from the runs that are there, at any time: CSV, Markdown, LaTeX, and the experiment's reports."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runners.looking.escapes import markdown, plain
-from runners.looking.origin import Finished, check_baselines, origins
+import pandas as pd
+
+from runners.looking.collected import collect
+from runners.looking.escapes import plain, shown
+from runners.looking.gathered import Sheet, gather, over_seeds
+from runners.looking.groups import SEED, Groups, groups_of
+from runners.looking.origin import check_baselines
+from runners.looking.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
 from runners.looking.pivot import pivot
+from runners.looking.reports import Report, Stored, apply_report, asked_for
 from runners.looking.seen import Seen
-from runners.looking.state import DAMAGED, DONE, State, counts, state_of
-from runners.looking.status import varies
-from runners.looking.sweep import Job, Sweep, find_sweep, read_sweep
-from runners.looking.tables import (
-    SPEARMAN,
-    Correlations,
-    Groups,
-    Table,
-    groups_of,
-    missing_table,
-    read_correlations,
-    rows_table,
-    spearman_table,
-    summary_table,
-)
+from runners.looking.state import State
+from runners.looking.sweep import find_sweep, read_sweep
+from runners.process.errors import ConfigError
 from runners.storage.files import write_atomic
+from runners.storage.folder import write_figure
+from runners.sweeping.job import Job
 
-METRIC = "top1_pct"
-MOST_LISTED = 20
-NOT_REPRODUCIBLE = (
-    "`latency_ms` in `rows.csv` is measured: it is the one column that no second run repeats. All others can be expected to "
-    "repeat bit for bit within a numerics class only."
-)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-@dataclass(frozen=True)
-class Collected:
-    """What a sweep's folders held when they were read, once each."""
-
-    states: Sequence[tuple[Job, State]]
-    correlations: Mapping[str, Correlations]
-
-    @property
-    def done(self) -> list[Finished]:
-        """The jobs that are in the tables, by name."""
-        found = [Finished(job, state.facts) for job, state in self.states if state.name == DONE]
-        return sorted(found, key=lambda each: each.job.name)
-
-    @property
-    def missing(self) -> list[tuple[Job, State]]:
-        """The jobs that are not."""
-        return [(job, state) for job, state in self.states if state.name != DONE]
+MISSING = "missing"
 
 
-def run(sweep: str | None, outputs: str) -> Seen:
+def run(sweep: str | None, outputs: str, reports: Mapping[str, Report]) -> Seen:
     """The report of the sweep that is meant; see `find_sweep`.
+
+    Args:
+        reports: the experiment's functions of tables; see `report`.
 
     Raises:
         UserError: as `report`.
     """
-    return Seen(report(find_sweep(sweep, outputs)))
+    return Seen(report(find_sweep(sweep, outputs), reports))
 
 
-def report(sweep: Path) -> str:
+def report(sweep: Path, reports: Mapping[str, Report] | None = None) -> str:
     """Merges the runs of a sweep that are done into tables in its folder; returns the Markdown, and what was written.
 
-    `rows.csv`, `summary.csv`, `spearman.csv`, `missing.csv`, `report.md` and `report.tex` are the same bytes for the same
-    runs. Jobs that are not done are listed, with the reason.
+    `<table>.csv` and `<table>_over_seeds.csv` of every table of the runs, `missing.csv`, `report.md` and `report.tex` are the
+    same bytes for the same runs. Jobs that are not done are listed, with the reason.
+
+    Args:
+        reports: functions of these tables by name (`accuracy`, `accuracy_over_seeds`), or of any other table that the runs
+            have; their tables and figures are written beside them.
 
     Raises:
-        ConfigError: the manifest is missing, damaged or of a newer version.
+        ConfigError: the manifest is missing, damaged or of a newer version; a report cannot be made.
         StoreError: jobs that should share a trained network do not; nothing is written.
         ResourceError: the sweep's folder takes no files.
     """
+    reports = reports or {}
     found = read_sweep(sweep)
-    collected = _collect(found)
+    collected = collect(found, asked_for(reports) - reports.keys())
     check_baselines(collected.done)
     groups = groups_of(found.jobs)
-    summary = summary_table(collected.done, groups)
-    tables = {
-        "rows.csv": rows_table(collected.done, groups),
-        "summary.csv": summary,
-        "spearman.csv": spearman_table(collected.correlations, groups),
-        "missing.csv": missing_table(collected.missing, groups),
-    }
-    text = _markdown(found, collected, summary, groups)
-    files = {name: table.csv() for name, table in tables.items()}
-    files |= {"report.md": text.encode(), "report.tex": _latex(found, collected, summary, groups).encode()}
-    for name, content in files.items():
-        write_atomic(sweep / name, content)
-    sizes = ", ".join(f"{name} ({len(table.rows):,} rows)" for name, table in tables.items())
-    return f"{text}\nWritten to {plain(str(sweep))}: {sizes}, report.md, report.tex."
+    repeated = {name: over_seeds(name, columns, collected.done, groups) for name, columns in collected.tables.items()}
+    names = dict.fromkeys(name for each in collected.done for name in each.tables)
+    sheets = {name: gather(name, collected.done, groups) for name in names}
+    sheets |= {f"{name}{OVER_SEEDS}": each.sheet(groups) for name, each in repeated.items()}
+    sheets[MISSING] = missing_sheet(collected.missing, groups)
+    for name, sheet in sheets.items():
+        write_atomic(sweep / f"{name}.csv", sheet.csv())
+    pivots = {name: pivot(each, groups) for name, each in repeated.items()}
+    write_atomic(sweep / "report.tex", latex_page(found, collected, repeated, pivots).encode())
+    text = markdown_page(found, collected, repeated, pivots, [])
+    write_atomic(sweep / "report.md", text.encode())
+    written = [f"{name}.csv ({sheet.n_rows:,} rows)" for name, sheet in sheets.items()]
+    made, refused = _made(sweep, Stored(sweep, sheets), reports) if collected.done else ({}, [])
+    if made:
+        text = markdown_page(found, collected, repeated, pivots, made_lines(made))
+        write_atomic(sweep / "report.md", text.encode())
+        written += [f"{name}.csv" if isinstance(each, pd.DataFrame) else f"{name}.png" for name, each in made.items()]
+    if refused:
+        raise refused[0]
+    return f"{text}\nWritten to {plain(str(sweep))}: {plain(', '.join([*written, 'report.md', 'report.tex']))}."
 
 
-def _collect(sweep: Sweep) -> Collected:
-    states: list[tuple[Job, State]] = []
-    correlations: dict[str, Correlations] = {}
-    for job in sweep.jobs:
-        state = state_of(job)
-        if state.name == DONE:
-            try:
-                correlations[job.name] = read_correlations(job.folder)
-            except (OSError, ValueError) as error:
-                state = State(DAMAGED, f"{SPEARMAN} cannot be read ({error}); rerun=true makes it again")
-        states.append((job, replace(state, reason=" ".join(state.reason.split()))))
-    return Collected(states, correlations)
+def _made(
+    sweep: Path, tables: Stored, reports: Mapping[str, Report]
+) -> "tuple[dict[str, pd.DataFrame | Figure], list[ConfigError]]":
+    """The tables and figures of the experiment's reports, written; and the errors of those that cannot be made."""
+    made: dict[str, pd.DataFrame | Figure] = {}
+    refused: list[ConfigError] = []
+    for name, report in reports.items():
+        earlier = {each: table for each, table in made.items() if isinstance(table, pd.DataFrame)}
+        try:
+            result = apply_report(name, report, earlier, tables)
+        except ConfigError as error:
+            refused.append(error)
+            continue
+        made[name] = result
+        if isinstance(result, pd.DataFrame):
+            write_atomic(sweep / f"{name}.csv", Sheet(plain_columns(result)).csv())
+        else:
+            write_figure(sweep, name, result)
+    return made, refused
 
 
-def _markdown(sweep: Sweep, collected: Collected, summary: Table, groups: Groups) -> str:
-    how = "mean +- standard deviation over seeds (n - 1), and how many seeds; (n of planned) where jobs are missing"
-    lines = [
-        f"# {markdown(sweep.folder.resolve().name)}",
-        "",
-        markdown(_completeness(collected)),
-        *(["", *_reasons(collected)] if collected.missing else []),
-        "",
-        f"Top-1 accuracy on the test split in %: {how}.",
-        "",
-        pivot(summary, groups, METRIC).markdown(),
-        "",
-        "Where the numbers come from:",
-        "",
-        f"- Sweep: {markdown(' '.join(['python', *sweep.command]))}, started {markdown(sweep.started)}",
-        *(f"- {name}: {markdown(text)}" for name, text in origins(collected.done)),
-        f"- {NOT_REPRODUCIBLE}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _latex(sweep: Sweep, collected: Collected, summary: Table, groups: Groups) -> str:
-    """A `tabular`, under comments that say what is not in it."""
-    name = ascii(plain(sweep.folder.resolve().name)).strip("'\"")
-    about = [
-        f"% Top-1 accuracy in % of {name}: mean +- standard deviation over seeds (number of seeds)",
-        f"% {_short(collected)}",
-    ]
-    return "\n".join([*about, pivot(summary, groups, METRIC).latex()])
-
-
-def _short(collected: Collected) -> str:
-    """`12 of 18 jobs`, and how many of each state are missing."""
-    found = f"{len(collected.done)} of {len(collected.states)} jobs"
-    return f"{found}; not in it: {counts(state for _, state in collected.missing)}" if collected.missing else found
-
-
-def _completeness(collected: Collected) -> str:
-    """How many jobs are in the tables, and the numbers of those that are not."""
-    if not collected.missing:
-        return f"{len(collected.done)} of {len(collected.states)} jobs."
-    numbers = ", ".join(str(job.number) for job, _ in collected.missing[:MOST_LISTED])
-    left = len(collected.missing) - MOST_LISTED
-    more = f" and {left} more" if left > 0 else ""
-    found = counts(state for _, state in collected.missing)
-    return f"{len(collected.done)} of {len(collected.states)} jobs; missing: {numbers}{more} ({found})."
-
-
-def _reasons(collected: Collected) -> list[str]:
-    """A line a job that is missing; all of them are in missing.csv."""
-    lines = [
-        f"- {job.number} {markdown(varies(job))}: {state.name}"
-        + (f", exit code {state.exit_code}" if state.exit_code is not None else "")
-        + (f": {markdown(state.reason)}" if state.reason else "")
-        for job, state in collected.missing[:MOST_LISTED]
-    ]
-    return [*lines, "- (the others are in missing.csv)"] if len(collected.missing) > MOST_LISTED else lines
+def missing_sheet(missing: Sequence[tuple[Job, State]], groups: Groups) -> Sheet:
+    """The jobs that are not done, with their state and the reason; by their names."""
+    rows = sorted(missing, key=lambda each: each[0].name)
+    seed = [SEED] if any(SEED in job.values for job, _ in rows) else []
+    values = {key: [shown(job.values.get(key)) for job, _ in rows] for key in (*groups.keys, *seed)}
+    return Sheet(
+        {
+            "run": [job.name for job, _ in rows],
+            **values,
+            "state": [state.name for _, state in rows],
+            "exit_code": [state.exit_code for _, state in rows],
+            "reason": [state.reason for _, state in rows],
+        }
+    )

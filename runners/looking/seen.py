@@ -1,10 +1,22 @@
-"""What a runner that only looks comes back with."""
+"""Answers of runners that only look."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Verdict = Literal["ok", "warning", "failed"]
 
 
 class Seen(NamedTuple):
-    """What is printed, and the exit code: not 0 if what was seen wants the user's hand."""
+    """The text to print, and the exit code: not 0 if the user has to do something."""
 
     text: str
     exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The thing that was checked, how it is, and one line about it."""
+
+    what: str
+    verdict: Verdict
+    line: str

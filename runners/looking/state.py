@@ -1,4 +1,4 @@
-"""What has become of one job, read from its run folder alone."""
+"""The state of one job (done, running, failed, ...), read from its run folder alone."""
 
 import calendar
 import os
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runners.looking.sweep import Job, number, read_object
+from runners.looking.sweep import number, read_object, texts
 from runners.storage.folder import FACTS, STATUS, is_done
+from runners.sweeping.job import Job
 
 DONE, RUNNING, FAILED, STOPPED, LOST, DAMAGED, MISSING = STATES = (
     "done",
@@ -23,16 +24,29 @@ DONE, RUNNING, FAILED, STOPPED, LOST, DAMAGED, MISSING = STATES = (
 )
 RUN_LOG = "run.log"
 TAIL_BYTES = 16_384
-STAGE, METRICS = "stage", ("top1_pct", "top5_pct", "loss_nats", "params", "macs")
 NEEDED_FACTS = {"code": dict, "versions": dict, "hardware": dict, "keys": dict, "seconds": dict, "seed": int}
-NEEDED_KEYS = ("dataset", "trained")
-# Clocks are set while jobs run; a process id comes round again after much longer.
+# Clocks are set while jobs run; a process id is given out again after much longer.
 CLOCK_SLACK_SECONDS = 3600
 
 
 @dataclass(frozen=True)
+class Declared:
+    """A table that run.json lists: the columns that name its rows, and the columns of numbers to repeat over seeds."""
+
+    by: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+# Of runs of earlier versions, whose run.json lists no tables.
+EARLIER = {
+    "accuracy": Declared(("stage",), ("top1_pct", "top5_pct", "loss_nats", "params", "macs")),
+    "spearman": Declared(("layer", "index", "criterion_a", "criterion_b"), ("rho",)),
+}
+
+
+@dataclass(frozen=True)
 class State:
-    """One of `STATES`, and what is known with it.
+    """One of `STATES`, and the reason for it.
 
     Args:
         reason: why there is no result; of a running job, since when and on which other machine.
@@ -70,7 +84,7 @@ def state_of(job: Job) -> State:
 
 
 def counts(states: Iterable[State]) -> str:
-    """How many there are of each state: `12 done, 1 failed`."""
+    """The number of jobs in each state: `12 done, 1 failed`."""
     names = [state.name for state in states]
     return ", ".join(f"{names.count(name)} {name}" for name in STATES if name in names)
 
@@ -86,8 +100,23 @@ def last_lines(folder: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def declared(facts: Mapping[str, Any]) -> dict[str, Declared]:
+    """The tables that a run's `run.json` lists, by their names."""
+    if "tables" not in facts:
+        return dict(EARLIER)
+    return {name: Declared(tuple(each["by"]), tuple(each["values"])) for name, each in facts["tables"].items()}
+
+
+def headline(facts: Mapping[str, Any]) -> str:
+    """A finished run in a few words; of earlier versions, the accuracy of the last stage."""
+    if "tables" in facts:
+        return facts["headline"]
+    last = facts["accuracy"][-1]
+    return "top-1 " + ("none" if last.get("top1_pct") is None else f"{last['top1_pct']:.2f} %") + f" ({last['stage']})"
+
+
 def alive(pid: Any, since: str = "") -> bool:
-    """Whether the process that this machine numbered `pid` before `since` runs on."""
+    """True if the process that this machine numbered `pid` before `since` runs on."""
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
         return False
     try:
@@ -100,7 +129,7 @@ def alive(pid: Any, since: str = "") -> bool:
 
 
 def _ended_or_another(pid: int, since: str) -> bool:
-    """Whether a process is a zombie, or began after `since` (its number has come round again); False where /proc is not."""
+    """True if a process is a zombie, or began after `since` (its number was given out again); False where /proc is not."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks = int(rest[18])  # field 22 of proc_pid_stat(5)
@@ -125,7 +154,7 @@ def _done(folder: Path) -> State:
         facts = read_object(folder / FACTS)
     except (OSError, ValueError) as error:
         return State(DAMAGED, f"{FACTS} cannot be read ({error}); the same command makes it again")
-    if fault := _fault(facts):
+    if fault := _fault(facts) or _missing_table(folder, facts):
         return State(DAMAGED, f"{FACTS}: {fault}; rerun=true makes it again")
     return State(DONE, facts=facts)
 
@@ -140,21 +169,37 @@ def _running(found: Mapping[str, Any]) -> State:
 
 
 def _fault(facts: Mapping[str, Any]) -> str:
-    """What a finished run's facts lack to stand in a table; empty if nothing."""
-    rows = facts.get("accuracy")
-    if not isinstance(rows, list) or not rows:
-        return "no rows of accuracy"
-    if not all(isinstance(row, dict) and isinstance(row.get(STAGE), str) for row in rows):
-        return "a row of accuracy without a stage"
-    if len({row[STAGE] for row in rows}) < len(rows):
-        return "two rows of accuracy for one stage"
-    for row in rows:
-        for name in METRICS:
-            if row.get(name) is not None and not number(row[name]):
-                return f"{name} of stage {row[STAGE]!r} is no number"
+    """The first thing that a finished run's facts lack; empty if nothing is missing."""
     for name, kind in NEEDED_FACTS.items():
         if not isinstance(facts.get(name), kind):
             return f"no {name}"
-    if not all(isinstance(facts["keys"].get(name), str) for name in NEEDED_KEYS):
-        return "no keys of the data set and the trained network"
-    return "" if number(facts["seconds"].get("total")) else "no total of seconds"
+    if not number(facts["seconds"].get("total")):
+        return "no total of seconds"
+    if "tables" not in facts:
+        return _fault_of_earlier(facts.get("accuracy"))
+    if not isinstance(facts.get("headline"), str):
+        return "no headline"
+    if not isinstance(facts["tables"], dict) or not all(map(_is_table, facts["tables"].items())):
+        return "tables without names, by and values"
+    return ""
+
+
+def _fault_of_earlier(accuracy: Any) -> str:
+    if not isinstance(accuracy, list) or not accuracy:
+        return "no tables"
+    last = accuracy[-1]
+    if not isinstance(last, dict) or not isinstance(last.get("stage"), str):
+        return "a row of accuracy without a stage"
+    return "" if last.get("top1_pct") is None or number(last["top1_pct"]) else "top1_pct is no number"
+
+
+def _is_table(listed: tuple[str, Any]) -> bool:
+    name, each = listed
+    parts = (each.get("by"), each.get("values")) if isinstance(each, dict) else (None, None)
+    return Path(name).name == name and all(texts(part) for part in parts)
+
+
+def _missing_table(folder: Path, facts: Mapping[str, Any]) -> str:
+    """The first listed table that is not in the run folder, in words; empty if all are."""
+    missing = [name for name in declared(facts) if not (folder / f"{name}.csv").is_file()]
+    return f"{missing[0]}.csv is not there" if missing else ""

@@ -1,15 +1,14 @@
-"""What a sweep is doing: one line a job, read fresh from the run folders."""
+"""The state of every job of a sweep, one line a job, read afresh from the run folders."""
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from runners.looking.escapes import plain, shown
+from runners.looking.escapes import plain
 from runners.looking.seen import Seen
-from runners.looking.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, last_lines, state_of
-from runners.looking.sweep import Job, Sweep, find_sweep, read_sweep
+from runners.looking.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, headline, last_lines, state_of
+from runners.looking.sweep import Sweep, find_sweep, read_sweep
+from runners.sweeping.job import Job
 
 EPOCH = re.compile(r"(\S+): epoch (\d+)/(\d+)\b.*?([\d:]+) left")
 LONGEST_LINE = 300
@@ -26,14 +25,14 @@ def run(sweep: str | None, outputs: str) -> Seen:
 
 
 def status(sweep: Path) -> str:
-    """How many jobs are in which state, a line a job, and the command that goes on with what is not done.
+    """The number of jobs in each state, a line a job, and the command that goes on with what is not done.
 
     Raises:
         ConfigError: the manifest is missing, damaged or of a newer version.
     """
     found = read_sweep(sweep)
     states = [state_of(job) for job in found.jobs]
-    varied = [varies(job) for job in found.jobs]
+    varied = [plain(str(job)) for job in found.jobs]
     digits, width = len(str(max(job.number for job in found.jobs))), max(map(len, varied))
     state_width = max(map(len, STATES))
     lines = [f"{len(found.jobs)} jobs: {counts(states)}"]
@@ -45,12 +44,6 @@ def status(sweep: Path) -> str:
     return "\n".join([*lines, f"{origin}; {GOES_ON} with what is not done:", go_on(found)])
 
 
-def varies(job: Job) -> str:
-    """What tells a job from the others of its sweep: `criterion=l1 ratio=0.1`; its name if nothing does."""
-    values = {key: "null" if value is None else shown(value) for key, value in job.values.items()}
-    return " ".join(f"{plain(key)}={value}" for key, value in values.items()) or plain(job.name)
-
-
 def go_on(sweep: Sweep) -> str:
     """The command of the sweep, as a shell takes it."""
     return plain(shlex.join(["python", *sweep.command]))
@@ -58,7 +51,8 @@ def go_on(sweep: Sweep) -> str:
 
 def _note(job: Job, state: State) -> str:
     if state.name == DONE:
-        return _result(state.facts)
+        told = headline(state.facts)
+        return plain(f"{told}, " if told else "") + f"{state.facts['seconds']['total']:,.1f} s"
     if state.name == RUNNING:
         return _progress(job.folder) + plain(state.reason)
     if state.name == FAILED:
@@ -68,14 +62,8 @@ def _note(job: Job, state: State) -> str:
     return plain(state.reason)
 
 
-def _result(facts: Mapping[str, Any]) -> str:
-    last = facts["accuracy"][-1]
-    top1 = "none" if last.get("top1_pct") is None else f"{last['top1_pct']:.2f} %"
-    return f"top-1 {top1} ({plain(last['stage'])}), {facts['seconds']['total']:,.1f} s"
-
-
 def _progress(folder: Path) -> str:
-    """The last epoch that the log tells of, or else its last line."""
+    """The last epoch in the log, or else its last line."""
     lines = [line[-LONGEST_LINE:] for line in last_lines(folder)]
     for line in reversed(lines):
         if found := EPOCH.search(line):

@@ -1,4 +1,4 @@
-"""The manifest of a sweep: which jobs it has, and where each runs."""
+"""The manifest of a sweep: its jobs, and the run folder of each."""
 
 import json
 import os
@@ -10,31 +10,15 @@ from typing import Any, NoReturn, TypeGuard
 
 from runners.process.errors import ConfigError
 from runners.storage.keys import canonical
+from runners.sweeping.job import Job
 from runners.sweeping.manifest import MANIFEST, SWEEPS, VERSION
 
 MOST_LISTED = 10
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        number: its place in the sweep.
-        name: its run folder's name, which ends in the hash of all that influences its results.
-        values: what the sweep varies: key -> plain value.
-    """
-
-    number: int
-    overrides: tuple[str, ...]
-    name: str
-    folder: Path
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """What `sweep.json` says: the command, when it began, with which code, and its jobs."""
+    """The content of `sweep.json`: the command, when it began, with which code, and its jobs."""
 
     folder: Path
     command: tuple[str, ...]
@@ -73,7 +57,7 @@ def sweeps_below(folder: Path) -> list[Path]:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """What the manifest in `folder` says.
+    """The sweep that the manifest in `folder` describes.
 
     Raises:
         ConfigError: there is none, it is damaged, or a newer version wrote it.
@@ -113,13 +97,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def number(value: Any) -> TypeGuard[float]:
-    """Whether a JSON value is a finite number (1e999 is read as infinity)."""
+    """True of a JSON value that is a finite number (1e999 is read as infinity)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _sweep(folder: Path, found: Mapping[str, Any]) -> Sweep:
     _check(number(found.get("version")) and found["version"] == VERSION, "version")
-    _check(_texts(found.get("command")), "command")
+    _check(texts(found.get("command")), "command")
     _check(isinstance(found.get("started"), str), "started")
     _check(isinstance(found.get("code"), dict), "code")
     _check(isinstance(found.get("jobs"), list) and found["jobs"], "jobs")
@@ -131,17 +115,18 @@ def _sweep(folder: Path, found: Mapping[str, Any]) -> Sweep:
 def _job(folder: Path, job: Any) -> Job:
     _check(isinstance(job, dict), "jobs")
     _check(isinstance(job.get("number"), int) and number(job["number"]) and job["number"] >= 0, "number")
-    _check(_texts(job.get("overrides")), "overrides")
+    _check(texts(job.get("overrides")), "overrides")
     _check(isinstance(job.get("name"), str) and job["name"] not in ("", ".", ".."), "name")
     _check(isinstance(job.get("values"), dict), "values")
     place = job.get("folder")
     # The hash in a run's name says what it is a result of, so the folder must bear that name.
     _check(isinstance(place, str) and not Path(place).is_absolute() and Path(place).name == job["name"], "folder")
     values = {key: canonical(value) for key, value in job["values"].items()}
-    return Job(job["number"], tuple(job["overrides"]), job["name"], (folder / place).resolve(), values)
+    return Job(job["number"], tuple(job["overrides"]), values, job["name"], (folder / place).resolve())
 
 
-def _texts(value: Any) -> bool:
+def texts(value: Any) -> bool:
+    """True of a list of strings."""
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 

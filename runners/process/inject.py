@@ -1,9 +1,11 @@
 """Arguments by name: a function says in its signature what it wants, and gets that from the first supply that has it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+Made = TypeVar("Made")
 
 
 class Supply(Protocol):
@@ -17,26 +19,31 @@ class Supply(Protocol):
         """The value."""
         ...
 
+    def __iter__(self) -> Iterator[str]:
+        """All names."""
+        ...
+
 
 class Missing(LookupError):
     """A parameter without a default that no supply has.
 
     Args:
         parameter: its name.
+        there: the names that there are.
     """
 
-    def __init__(self, parameter: str) -> None:
-        super().__init__(parameter)
+    def __init__(self, parameter: str, there: list[str]) -> None:
+        super().__init__(f"{parameter!r} is asked for; there is {', '.join(there) or 'nothing'}")
         self.parameter = parameter
 
 
 def arguments(function: Callable[..., Any], *supplies: Supply) -> dict[str, Any]:
     """The keyword arguments of `function`, each from the first of `supplies` that has its name.
 
-    What a partial function has fixed stays; a parameter that nobody supplies keeps its default.
+    Arguments that a partial function has set stay; a parameter that nobody supplies keeps its default.
 
     Raises:
-        Missing: it has none.
+        Missing: a parameter without a default is in no supply.
     """
     fixed = function.keywords if isinstance(function, partial) else {}
     found: dict[str, Any] = {}
@@ -47,5 +54,14 @@ def arguments(function: Callable[..., Any], *supplies: Supply) -> dict[str, Any]
         if supply is not None:
             found[name] = supply[name]
         elif parameter.default is parameter.empty:
-            raise Missing(name)
+            raise Missing(name, list(dict.fromkeys(each for some in supplies for each in some)))
     return found
+
+
+def call(function: Callable[..., Made], *supplies: Supply) -> Made:
+    """The result of `function` with `arguments`.
+
+    Raises:
+        Missing: as `arguments`.
+    """
+    return function(**arguments(function, *supplies))

@@ -3,11 +3,12 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -35,7 +36,7 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
     for name, (inputs, outputs) in keeps.items():
         for value, part in _parts(modules[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
-    _copy_leaves(network, memo)
+    _copy_modules(network, memo)
     smaller = deepcopy(network, memo)
     modules = _modules(smaller)
     for name, (inputs, outputs) in keeps.items():
@@ -80,7 +81,7 @@ def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str
     """Module -> which inputs and which outputs stay, of every module that loses some."""
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
-    stays[list(_groups(channels, removed))] = False
+    stays[_groups(channels, removed)] = False
     modules = _modules(network)
     keeps: dict[str, tuple[Kept, Kept]] = {}
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
@@ -92,13 +93,13 @@ def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str
     return keeps
 
 
-def _groups(channels: Channels, removed: Removed) -> set[int]:
+def _groups(channels: Channels, removed: Removed) -> Int64[np.ndarray, " groups"]:
     """The groups of the removed filters, each of which must be free."""
-    groups = {int(group) for layer, filters in removed.items() for group in channels.writes[layer][list(filters)]}
-    for group in groups:
-        if reason := channels.fixed.get(group):
-            layers = ", ".join(channels.writers[group])
-            raise ConfigError(f"a filter of {layers} cannot be removed: it {reason}; leave it out")
+    chosen = [channels.writes[layer][list(filters)] for layer, filters in removed.items()]
+    groups = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
+    for group in groups[np.isin(groups, list(channels.fixed))].tolist():
+        layers = ", ".join(layer for layer, written in channels.writes.items() if group in written)
+        raise ConfigError(f"a filter of {layers} cannot be removed: it {channels.fixed[group]}; leave it out")
     return groups
 
 
@@ -129,21 +130,40 @@ def _modules(network: nn.Module) -> dict[str, nn.Module]:
     return dict(network.named_modules(remove_duplicate=False))
 
 
-def _copy_leaves(network: nn.Module, memo: dict[int, Any]) -> None:
-    """Copies PyTorch's own layers into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
-    for module in network.modules():
-        for buffer in module._buffers.values():
-            if type(buffer) is Tensor and id(buffer) not in memo:
-                memo[id(buffer)] = buffer.detach().clone()
-        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
-            copy = memo[id(module)] = module.__new__(type(module))
-            copy.__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
+def _copy_modules(network: nn.Module, memo: dict[int, Any]) -> None:
+    """Copies modules into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
+    modules = [module for module in network.modules() if _copies_plainly(type(module))]
+    for module in modules:
+        memo[id(module)] = module.__new__(type(module))
+        for value in [*module._parameters.values(), *module._buffers.values()]:
+            if id(value) in memo or type(value) not in (nn.Parameter, Tensor):
+                continue
+            copy = value.detach().clone()
+            memo[id(value)] = nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
+    for module in modules:
+        memo[id(module)].__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
+
+
+@cache
+def _copies_plainly(kind: type) -> bool:
+    """True for classes whose instances are what is in their `__dict__`: no way of copying of their own, and no slots."""
+    own = {"__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__"}
+    return not any(
+        own & vars(base).keys()
+        for base in kind.__mro__
+        if base is not object and not base.__module__.startswith("torch.nn.modules.")
+    )
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) in UNCHANGING:
+    kind = type(value)
+    if kind in UNCHANGING or kind is tuple and all(type(part) in UNCHANGING for part in value):
         return value
-    return type(value)() if type(value) in (OrderedDict, dict, set) and not value else deepcopy(value, memo)
+    if kind in (OrderedDict, dict, set) and not value:
+        return kind()
+    if kind is dict and all(part is None or id(part) in memo for part in value.values()):
+        return {key: None if part is None else memo[id(part)] for key, part in value.items()}
+    return deepcopy(value, memo)
 
 
 def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:

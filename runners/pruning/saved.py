@@ -23,6 +23,8 @@ from runners.tracing.channels import Channels, Removed, trace_channels
 FORMAT = 1
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 MODELS = Path(__file__).parents[2] / "conf" / "model"
+# Functions network -> network that a config names beside the arguments of the factory, in the order in which they are applied.
+CHANGES = ("attention", "activation", "init")
 # Arguments of factories that fetch or read weights, and what they are where the weights come from the folder.
 NO_WEIGHTS: Mapping[str, Any] = {"pretrained": False, "weights": None, "weights_backbone": None, "checkpoint_path": ""}
 
@@ -92,10 +94,17 @@ def load_pruned(folder: str | Path) -> nn.Module:
     return smaller.eval()
 
 
+def in_parts(model: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The factory with its arguments, and the functions network -> network that are applied to what it makes, in order."""
+    changes = [key for key in CHANGES if isinstance(model.get(key), Mapping)]
+    return {key: value for key, value in model.items() if key not in changes}, [dict(model[key]) for key in changes]
+
+
 def factories() -> frozenset[str]:
-    """The factories that the files of `conf/model` name."""
-    found = [OmegaConf.load(path) for path in MODELS.glob("*.yaml")]
-    return frozenset(OmegaConf.select(config, "model._target_") or OmegaConf.select(config, "_target_") for config in found)
+    """The factories, and the functions network -> network, that the files of `conf/model` name."""
+    found = [OmegaConf.load(path) for path in MODELS.rglob("*.yaml")]
+    named = [OmegaConf.select(config, key) for config in found for key in ("_target_", "model._target_")]
+    return frozenset(target for target in named if target)
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
@@ -131,21 +140,29 @@ def _changed(path: Path) -> StoreError:
 
 def _build(folder: Path, model: Mapping[str, Any]) -> nn.Module:
     """The whole network, with weights that do not matter."""
-    target = model["_target_"]
-    if target not in factories():
-        raise StoreError(
-            f"{folder / PLAN} names the factory {target!r}; it must be one of {', '.join(sorted(factories()))}; add a file to "
-            "conf/model if you trust it"
-        )
-    arguments = {key: value for key, value in _without_weights(model).items() if key != "_target_"}
+    factory, changes = in_parts(_without_weights(model))
+    allowed = factories()
+    for part in (factory, *changes):
+        if part["_target_"] not in allowed:
+            raise StoreError(
+                f"{folder / PLAN} names the factory {part['_target_']!r}; it must be one of {', '.join(sorted(allowed))}; "
+                "add a file to conf/model if you trust it"
+            )
     try:
         with torch.random.fork_rng(devices=[]):
-            return get_method(target)(**arguments)
+            network = _called(factory)
+            for change in changes:
+                network = _called(change, network)
+            return network
     except Exception as error:  # what a foreign factory says against its arguments
         raise StoreError(
-            f"{folder / PLAN}: {target} cannot make the network ({str(error).splitlines()[0]}); its arguments must fit; use "
-            "the versions that run.json names"
+            f"{folder / PLAN}: {model['_target_']} cannot make the network ({str(error).splitlines()[0]}); its arguments must "
+            "fit; use the versions that run.json names"
         ) from error
+
+
+def _called(part: Mapping[str, Any], *given: nn.Module) -> nn.Module:
+    return get_method(part["_target_"])(*given, **{key: value for key, value in part.items() if key != "_target_"})
 
 
 def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:

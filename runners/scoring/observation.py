@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, Inputs, Labelled, needs
-from runners.data.resident import Images
+from runners.data.source import Source
 from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
 from runners.scoring.sites import changed_in_place, filters, find_sites
@@ -62,7 +62,7 @@ def observe(
     network: nn.Module,
     layers: Sequence[str],
     criteria: Mapping[str, DataCriterion],
-    images: Images,
+    images: Source,
     *,
     gradients: bool,
     batch_size: int,
@@ -145,11 +145,11 @@ class _Observed(fx.Interpreter):
             output = value.detach().clone() if changed_in_place(self.module, n) else value.detach()
             version, labels = output._version, self.labels
 
-            def show(grad: Tensor) -> None:
+            def look(grad: Tensor) -> None:
                 assert output._version == version, f"{n} was overwritten before its gradient came"
                 self._show(watchers, Gates(output, grad, labels=labels))
 
-            value.register_hook(show)
+            value.register_hook(look)
         return value
 
     def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:

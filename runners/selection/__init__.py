@@ -1,1 +1,1 @@
-"""Which filters go: rules over scores."""
+"""Rules over scores: the filters that go."""

@@ -1,96 +1,138 @@
-"""Which units go: shares, floors and budgets over rankings."""
+"""The units that go: a plan and one score a unit in, arrays of units out."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import fsum
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
-from runners.process.errors import ConfigError
-from runners.selection.budget import affordable, saving
-from runners.selection.rule import Rule, is_pattern, matching, num_removed
-from runners.selection.units import Family, Unit, ranked
-from runners.tracing.channels import Channels
+from runners.selection.afford import affordable
+from runners.selection.draft import Plan
+from runners.selection.units import Units, Whole, taken
+
+UnitScores = Float64[np.ndarray, " units"]
 
 
-def units_to_go(
-    channels: Channels, found: Sequence[Family], scores: Mapping[str, np.ndarray], rule: Rule
-) -> tuple[list[Unit], list[Unit]]:
+@dataclass(frozen=True)
+class Steps:
+    """Family after family, what goes first, second, ...: one unit of each kind, where filters must keep equal counts.
+
+    Args:
+        units: the units of all steps, one step after the other.
+        starts: step -> where its units begin in `units`; and where the last ones end.
+        family: step -> its family.
+        place: step -> how many of its family go before it.
+        score: step -> the mean of its units' scores.
+    """
+
+    units: Int64[np.ndarray, " units"]
+    starts: Int64[np.ndarray, " steps+1"]
+    family: Int64[np.ndarray, " steps"]
+    place: Int64[np.ndarray, " steps"]
+    score: Float64[np.ndarray, " steps"]
+
+    def of(self, which: Whole) -> Whole:
+        """The units of these steps."""
+        return self.units[taken(self.starts, which)[0]]
+
+
+def units_to_go(plan: Plan, scores: UnitScores) -> tuple[Whole, Whole]:
     """The units that would go if layers could be emptied, and those that do go, lowest first.
 
     Raises:
-        ConfigError: a layer without a share, or a budget that cannot be met.
+        ConfigError: a budget that cannot be met.
     """
-    rankings = [ranked(channels, family, scores) for family in found]
-    if rule.scope == "layer" and rule.budget == "filters":
-        shares = [_share(channels, family, rule) for family in found]
-        counts = [num_removed(len(units), share, rule.rounding) for units, share in zip(rankings, shares, strict=True)]
-        wanted = [unit for units, count in zip(rankings, counts, strict=True) for unit in units[:count]]
-        return wanted, _above_floor(channels, wanted, rule)
-    order = _pooled(rankings, rule)
-    whole = _whole(channels, order, rule.budget)
-    allowed = _above_floor(channels, order, rule)
-    going = allowed[: affordable(channels, allowed, rule, whole)]
-    return order[: affordable(channels, order, rule, whole)], going
+    steps = in_steps(plan.units, scores)
+    if plan.counts is not None:
+        wanted = np.flatnonzero(steps.place < plan.counts[steps.family])
+        return steps.of(wanted), steps.of(_above_floor(plan, steps, wanted))
+    order = _pooled(plan, steps)
+    filters, sizes = _saved_by(plan, steps, order)(len(order)), plan.channels.sizes
+    whole = {"filters": filters, "params": sizes.params, "macs": sizes.macs}[plan.rule.ratio_of]
+    allowed, wanted = (
+        which[: affordable(_saved_by(plan, steps, which), len(which), whole, plan.rule)]
+        for which in (_above_floor(plan, steps, order), order)
+    )
+    return steps.of(wanted), steps.of(allowed)
 
 
-def check_shares(channels: Channels, found: Sequence[Family], rule: Rule) -> None:
-    """Refuses shares given by name to layers that cannot lose filters one by one.
+def exact_sums(values: Float64[np.ndarray, " n"], starts: Int64[np.ndarray, " rows+1"]) -> Float64[np.ndarray, " rows"]:
+    """The sum of every row, rounded once; in any order of its values the same."""
+    if len(values) == len(starts) - 1:
+        return values
+    numbers = values.tolist()
+    return np.array([fsum(numbers[start:end]) for start, end in pairwise(starts.tolist())])
 
-    Raises:
-        ConfigError: the first such layer.
+
+def in_steps(units: Units, scores: UnitScores) -> Steps:
+    """The units of each family, lowest score first, ties by position; one of each kind makes a step.
+
+    The lowest of every kind make the first step, then the next of each; kinds go in the order of their lowest units.
     """
-    if not isinstance(rule.ratio, Mapping):
-        return
-    ranked_layers = {layer for family in found for layer in family.layers} | set(rule.skipped(channels.convolutions))
-    for key, share in rule.ratio.items():
-        for layer in [] if is_pattern(key) or not share else matching(key, channels.convolutions, "ratio"):
-            if layer not in ranked_layers:
-                why = channels.obstacle(layer)
-                raise ConfigError(
-                    f"ratio gives {layer} the share {share:g}, but its filters cannot go one by one ({why}); only ranked "
-                    "layers lose filters; leave it out, or try coupled=group or coupled=mask"
-                )
+    order = np.lexsort((scores, units.family))
+    if (units.kinds > 1).any():
+        kind = units.kind[order]
+        _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+        by_kind = np.argsort(kind, kind="stable")
+        place = np.empty_like(order)
+        place[by_kind] = np.arange(len(order)) - np.searchsorted(kind[by_kind], kind[by_kind])
+        kept = np.flatnonzero(place < units.steps[units.family[order]])
+        order = order[kept[np.lexsort((first[kind[kept]], place[kept], units.family[order[kept]]))]]
+    family = np.repeat(np.arange(len(units.families)), units.steps)
+    starts = np.concatenate([[0], np.cumsum(units.kinds[family])])
+    place = np.arange(len(family)) - np.searchsorted(family, family)
+    return Steps(order, starts, family, place, exact_sums(scores[order], starts) / units.kinds[family])
 
 
-def _share(channels: Channels, family: Family, rule: Rule) -> float:
-    """The share that all layers of a family lose."""
-    shares = rule.shares(channels.convolutions)
-    given = {layer: shares[layer] for layer in family.layers if layer in shares}
-    if missing := [layer for layer in family.layers if layer not in given]:
-        raise ConfigError(
-            f"ratio gives {missing[0]} no share; by layer, every ranked layer needs one or must be skipped; a preset fits one "
-            f"network only; for a share of all others add '*' to ratio"
-        )
-    if len(set(given.values())) > 1:
-        (a, low), (b, high) = (pick(given.items(), key=lambda item: item[1]) for pick in (min, max))
-        raise ConfigError(
-            f"ratio gives {a} {low:g} and {b} {high:g}, which are tied; tied layers lose one share; give both the same"
-        )
-    return given[family.layers[0]]
+def _pooled(plan: Plan, steps: Steps) -> Whole:
+    """All steps in the order in which they go: by score, or so that every layer has always lost nearly the same share."""
+    # A quotient is rounded once, so that equal shares are equal and others are not.
+    by = steps.score if plan.rule.scope == "global" else (steps.place + 1) / plan.units.steps[steps.family]
+    return np.argsort(by, kind="stable")
 
 
-def _whole(channels: Channels, order: Sequence[Unit], budget: str) -> int:
-    """What the ratio is a share of."""
-    if budget == "filters":
-        return saving(channels, order, budget)
-    return channels.sizes.params if budget == "params" else channels.sizes.macs
+def _above_floor(plan: Plan, steps: Steps, order: Whole) -> Whole:
+    """`order` without the steps that would take a layer below its floor."""
+    layers, sizes = _layers(plan.units, steps, order)
+    if (np.bincount(layers, minlength=len(plan.spare)) <= plan.spare).all():
+        return order
+    spare, each, going = plan.spare.tolist(), layers.tolist(), []
+    for place, (start, end) in enumerate(pairwise([0, *np.cumsum(sizes).tolist()])):
+        those = each[start:end]
+        for layer in those:
+            spare[layer] -= 1
+        if min(spare[layer] for layer in those) >= 0:
+            going.append(place)
+        else:
+            for layer in those:
+                spare[layer] += 1
+    return order[np.array(going, dtype=np.int64)]
 
 
-def _pooled(rankings: Sequence[Sequence[Unit]], rule: Rule) -> list[Unit]:
-    """All units in the order in which they go: by score, or so that every layer has always lost nearly the same share."""
-    if rule.scope == "global":
-        return sorted((unit for units in rankings for unit in units), key=lambda unit: unit.score)
-    places = [(Fraction(place, len(units)), unit) for units in rankings for place, unit in enumerate(units, 1)]
-    return [unit for _, unit in sorted(places, key=lambda pair: pair[0])]
+def _layers(units: Units, steps: Steps, order: Whole) -> tuple[Whole, Whole]:
+    """The layer of every filter of these steps, step after step, and how many filters each step has."""
+    which, sizes = taken(steps.starts, order)
+    filters, widths = taken(units.starts, steps.units[which])
+    ends = np.concatenate([[0], np.cumsum(widths)])[np.concatenate([[0], np.cumsum(sizes)])]
+    return units.layer[filters], np.diff(ends)
 
 
-def _above_floor(channels: Channels, order: Iterable[Unit], rule: Rule) -> list[Unit]:
-    """`order` without the units that would take a layer below its floor."""
-    spare = {layer: len(written) - rule.floor(len(written)) for layer, written in channels.writes.items()}
-    going: list[Unit] = []
-    for unit in order:
-        if all(len(numbers) <= spare[layer] for layer, numbers in unit.filters.items()):
-            going.append(unit)
-            for layer, numbers in unit.filters.items():
-                spare[layer] -= len(numbers)
-    return going
+def _saved_by(plan: Plan, steps: Steps, order: Whole) -> Callable[[int], int]:
+    """A function of n: filters of convolutions, parameters or multiply-adds that the network loses with the first n steps."""
+    if plan.costs is None:
+        layers, sizes = _layers(plan.units, steps, order)
+        convolutions = np.array([name in plan.channels.convolutions for name in plan.units.names], dtype=bool)
+        ends = np.concatenate([[0], np.cumsum(convolutions[layers])])
+        return ends[np.concatenate([[0], np.cumsum(sizes)])].tolist().__getitem__
+    costs = plan.costs
+    everything = np.ones(int(costs.sides.max(initial=0)) + 1, dtype=bool)
+    whole = costs.left(everything, plan.rule.ratio_of)
+
+    def saved(count: int) -> int:
+        stays, gone = everything.copy(), plan.units.group[steps.of(order[:count])]
+        stays[gone[gone >= 0]] = False
+        return whole - costs.left(stays, plan.rule.ratio_of)
+
+    return saved

@@ -1,4 +1,4 @@
-"""Pruning in rounds: how much is gone after each, and by which numbers filters go that have moved up."""
+"""Pruning in rounds: the share that is gone after each, and the numbers of filters that have moved up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class Gone:
 
 
 def rules_of_rounds(rule: Rule, num_rounds: int, pace: str) -> list[Rule]:
-    """What shall be gone of the original filters after every round; the last is `rule` itself.
+    """The rule of every round, each a ratio of the original filters; the last is `rule` itself.
 
     Args:
         pace: `linear`, the same number in every round; `geometric`, the same share of what is left.
@@ -44,7 +44,7 @@ def rules_of_rounds(rule: Rule, num_rounds: int, pace: str) -> list[Rule]:
 
 
 def gone_by(selection: pd.DataFrame) -> Gone:
-    """What is gone once `selection` is carried out."""
+    """The filters that are gone once `selection` is carried out."""
     return Gone(removed_filters(selection), masked_filters(selection))
 
 
@@ -55,7 +55,7 @@ def in_original_numbers(scores: pd.DataFrame, gone: Gone) -> pd.DataFrame:
 
 
 def in_current_numbers(selection: pd.DataFrame, gone: Gone) -> pd.DataFrame:
-    """What a selection takes that is not gone yet, by the places of those filters now."""
+    """The filters of a selection that are not gone yet, by their places in the network as it is now."""
     columns = {
         column: [_places(numbers, layer, gone) for layer, numbers in zip(selection["layer"], selection[column], strict=True)]
         for column in ("removed", "masked")

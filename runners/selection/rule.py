@@ -1,10 +1,13 @@
-"""What a user asks to be removed, and what that means for the layers of one network."""
+"""A user's rule for what is removed, and its meaning for the layers of one network."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
 
 from runners.process.errors import ConfigError
 
@@ -13,12 +16,12 @@ ROUNDINGS = {"floor_pruned": ROUND_FLOOR, "floor_kept": ROUND_CEILING, "nearest"
 
 @dataclass(frozen=True)
 class Rule:
-    """How many filters go, and where from.
+    """The number of filters that go, and the layers that they are taken from.
 
     Layers are named by their module, a pattern (`layer1.*.conv1`), or their index in order of execution, from 1 on.
 
     Args:
-        ratio: share to remove, in [0, 1), of what `budget` says; or layer -> share of its filters. An exact name or
+        ratio: share to remove, in [0, 1), of what `ratio_of` says; or layer -> share of its filters. An exact name or
             index counts before a pattern, a longer pattern before a shorter one; every ranked layer must have a share.
         scope: `layer` (every ranked layer loses that share) or `global` (the lowest scores of all ranked layers go).
         rounding: of what is removed: `floor_pruned` down, `floor_kept` up (what is kept down), `nearest` halves up.
@@ -27,7 +30,7 @@ class Rule:
         start_layer: so many first convolutions are not ranked.
         normalise: of scores, before those of different layers meet: see `normalised`.
         skip: layers that are not ranked.
-        budget: what `ratio` is a share of: the ranked `filters`, or the `params` or `macs` of the whole network.
+        ratio_of: what `ratio` is a share of: the ranked `filters`, or the `params` or `macs` of the whole network.
         coupled: filters tied to others are not ranked (`skip`), ranked with them by the sum of their scores (`group`),
             or ranked alone and zeroed in place (`mask`).
 
@@ -36,14 +39,14 @@ class Rule:
     """
 
     ratio: float | Mapping[str, float]
-    scope: str = "layer"
-    rounding: str = "floor_pruned"
-    min_keep: float = 1
-    start_layer: int = 0
-    normalise: str = "none"
+    scope: Literal["layer", "global"] = "layer"
+    rounding: Literal["floor_pruned", "floor_kept", "nearest"] = "floor_pruned"
+    min_keep: Annotated[float, Gt(0)] = 1
+    start_layer: Annotated[int, Ge(0)] = 0
+    normalise: Literal["none", "mean", "l2", "max", "sqrt_dim", "zscore", "rank"] = "none"
     skip: Sequence[str | int] = ()
-    budget: str = "filters"
-    coupled: str = "skip"
+    ratio_of: Literal["filters", "params", "macs"] = "filters"
+    coupled: Literal["skip", "group", "mask"] = "skip"
 
     def floor(self, n_filters: int) -> int:
         """Filters that stay in a layer of `n_filters`."""
@@ -84,12 +87,12 @@ def exact(share: float) -> Decimal:
 
 
 def num_removed(n_filters: int, ratio: float, rounding: str) -> int:
-    """How many of `n_filters` a ratio means, in exact decimal arithmetic."""
+    """The part of `n_filters` that a ratio means, in exact decimal arithmetic."""
     return int((n_filters * exact(ratio)).to_integral_value(ROUNDINGS[rounding]))
 
 
 def is_pattern(key: str) -> bool:
-    """Whether a layer's name is one that several layers can match."""
+    """True for a layer's name that several layers can match."""
     return any(character in key for character in "*?[")
 
 
@@ -97,7 +100,7 @@ def matching(key: str | int, convolutions: Sequence[str], option: str) -> list[s
     """The layers that a name, pattern or index means; a layer whose name is a number goes by its name.
 
     Raises:
-        ConfigError: none; the message says what is near.
+        ConfigError: no layer is meant; the message names the one whose name is nearest.
     """
     name = str(key)
     found = [layer for layer in convolutions if (fnmatchcase(layer, name) if is_pattern(name) else layer == name)]

@@ -1,38 +1,20 @@
-"""Which filters go: a score table and a rule in, one row a layer out."""
+"""The filters that go, as a table: scores and a rule in, one row a layer out."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from runners.process.errors import ConfigError, NumericalError
-from runners.selection.going import check_shares, units_to_go
+from runners.selection.draft import Plan, draft
+from runners.selection.going import UnitScores, exact_sums, units_to_go
 from runners.selection.normalise import normalised
 from runners.selection.rule import Rule
-from runners.selection.units import Family, Unit, families, why_not
+from runners.selection.units import Units, Whole, taken, units_of, why_not
 from runners.tracing.channels import Channels, Removed
 
 SELECTION_COLUMNS = ["layer", "index", "before", "after", "floor_hit", "note", "obstacle", "removed", "masked"]
-
-
-def check_prunable(channels: Channels, rule: Rule) -> None:
-    """Refuses, before anything is trained, a rule that this network cannot follow.
-
-    Raises:
-        ConfigError: nothing can be removed, a layer is unknown or has no share, or a budget cannot be met.
-    """
-    found = families(channels, rule)
-    if not found:
-        layers = channels.convolutions
-        why = f"{layers[0]} {why_not(channels, rule, layers[0])}" if layers else "it has none"
-        raise ConfigError(
-            f"no convolution of this network can lose filters ({why}); at least one must be free to shrink; choose another "
-            "model, coupled=group, coupled=mask, or runner=score_only"
-        )
-    check_shares(channels, found, rule)
-    constant = {layer: np.zeros(len(channels.writes[layer])) for layer in channels.convolutions}
-    units_to_go(channels, found, constant, rule)
 
 
 def nothing_gone(layer: str) -> set[int]:
@@ -60,11 +42,20 @@ def select(
         ConfigError: `criterion` has no scores for a ranked layer, or `rule` does not fit the network.
         NumericalError: scores that are not finite.
     """
-    found = families(channels, rule)
-    wanted, going = units_to_go(channels, found, scores_by_layer(scores, criterion, channels, found, rule, gone), rule)
-    asked = _filters(wanted)
-    removed, masked = _filters(unit for unit in going if unit.groups), _filters(unit for unit in going if not unit.groups)
-    ranked = {layer for family in found for layer in family.layers}
+    return choose(draft(channels, rule, units_of(channels, rule)), scores, criterion, gone)
+
+
+def choose(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable[[str], set[int]] = nothing_gone) -> pd.DataFrame:
+    """The selection by a plan that is made already; see `select`."""
+    return selection(plan, unit_scores(plan, scores, criterion, gone))
+
+
+def selection(plan: Plan, scores: UnitScores) -> pd.DataFrame:
+    """The table of a plan in which the units with the lowest scores go."""
+    channels, units = plan.channels, plan.units
+    wanted, going = units_to_go(plan, scores)
+    asked = _by_layer(units, wanted)
+    removed, masked = _by_layer(units, going[units.group[going] >= 0]), _by_layer(units, going[units.group[going] < 0])
     rows = [
         (
             layer,
@@ -72,7 +63,7 @@ def select(
             before := len(channels.writes[layer]),
             before - len(removed[layer]),
             len(asked[layer]) > len(removed[layer]) + len(masked[layer]),
-            "" if layer in ranked else why_not(channels, rule, layer),
+            "" if layer in units.ranked else why_not(channels, plan.rule, layer),
             channels.obstacle(layer),
             " ".join(map(str, removed[layer])),
             " ".join(map(str, masked[layer])),
@@ -102,40 +93,43 @@ def listed(numbers: str) -> list[int]:
     return [int(number) for number in numbers.split()]
 
 
-def _filters(units: Iterable[Unit]) -> dict[str, list[int]]:
-    """Layer -> its filters in `units`, in their order."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for unit in units:
-        for layer, numbers in unit.filters.items():
-            found[layer].extend(numbers)
-    return found
+def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable[[str], set[int]] = nothing_gone) -> UnitScores:
+    """The score of every unit: the sum of the normalised scores of its filters; below all others, those that are gone.
 
-
-def scores_by_layer(
-    scores: pd.DataFrame,
-    criterion: str,
-    channels: Channels,
-    found: Sequence[Family],
-    rule: Rule,
-    gone: Callable[[str], set[int]] = nothing_gone,
-) -> dict[str, np.ndarray]:
-    """The normalised scores of every ranked layer, in order of its filters; below all others, those that are gone."""
-    chosen = scores[scores["criterion"] == criterion].sort_values(["index", "filter"])
-    layers = [layer for family in found for layer in family.layers]
+    Raises:
+        ConfigError: a ranked layer without scores.
+        NumericalError: scores that are not finite.
+    """
+    units, writes = plan.units, plan.channels.writes
+    chosen = scores[scores["criterion"] == criterion]
+    chosen = chosen.iloc[np.lexsort((chosen["filter"], chosen["index"]))]
     pool = {str(layer): part["score"].to_numpy(dtype=float) for layer, part in chosen.groupby("layer", sort=False)}
+    layers = [layer for family in units.families for layer in family]
     _check(pool, criterion, layers)
-    ordered = {layer: np.full(len(channels.writes[layer]), -np.inf) for layer in layers}
+    firsts = dict(zip(writes, np.cumsum([0, *map(len, writes.values())]).tolist(), strict=False))
+    every = np.full(sum(map(len, writes.values())), -np.inf)
     for layer in layers:
-        left = [number for number in range(len(ordered[layer])) if number not in gone(layer)]
-        ordered[layer][left] = normalised(pool[layer], rule.normalise, _dim(channels, layer, rule))
-    return ordered
+        left = np.setdiff1d(np.arange(len(writes[layer])), list(gone(layer)))
+        every[firsts[layer] + left] = normalised(pool[layer], plan.rule.normalise, _dim(plan, layer))
+    values = every[np.array(list(firsts.values()), dtype=np.int64)[units.layer] + units.number][units.scored]
+    return exact_sums(values, np.concatenate([[0], np.cumsum(units.scored)])[units.starts])
 
 
-def _dim(channels: Channels, layer: str, rule: Rule) -> int:
+def _by_layer(units: Units, which: Whole) -> dict[str, list[int]]:
+    """Layer -> its filters in the units `which`, in their order."""
+    filters, _ = taken(units.starts, which)
+    layer = units.layer[filters]
+    order = np.argsort(layer, kind="stable")
+    ends = np.searchsorted(layer[order], np.arange(len(units.names) + 1))
+    numbers = units.number[filters[order]].tolist()
+    return {name: numbers[start:end] for name, (start, end) in zip(units.names, pairwise(ends.tolist()), strict=True)}
+
+
+def _dim(plan: Plan, layer: str) -> int:
     """Weights of a filter, where the rule asks for them."""
-    if rule.normalise != "sqrt_dim":
+    if plan.rule.normalise != "sqrt_dim":
         return 1
-    return channels.sizes.modules[layer].weights(len(channels.reads[layer]), 1)
+    return plan.channels.sizes.modules[layer].weights(len(plan.channels.reads[layer]), 1)
 
 
 def _check(pool: Mapping[str, np.ndarray], criterion: str, layers: Sequence[str]) -> None:

@@ -35,7 +35,9 @@ BOOKKEEPING = frozenset(
 )
 # Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
-DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
+DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
+# Options of data sets that say how training images are augmented, each with its value that changes no image.
+AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
 
 
 # Of a runner's YAML: how it is called and shown, not what it computes.
@@ -43,7 +45,9 @@ RUNNER_BOOKKEEPING = frozenset({"looks", "name_after"})
 NAME_AFTER = ("dataset", "model", "runner")
 
 # What a rule of selection is made of.
-RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "budget", "coupled")
+RULE = ("ratio", "scope", "rounding", "min_keep", "start_layer", "normalise", "skip", "ratio_of", "coupled")
+# Option -> its name when results were first stored by it; hashes are of that name.
+FIRST_NAMES = {"ratio_of": "budget"}
 # An option at its default is left out of the hash, so that results stored before the option existed are still found.
 NO_EFFECT: Mapping[str, Any] = {
     "start_layer": 0,
@@ -120,7 +124,7 @@ class Keys:
     def _sections(self, stage: Stage) -> dict[str, Any]:
         """The options that go in, but for those that have no effect."""
         found: dict[str, Any] = {}
-        for option in stage.options:
+        for option in (FIRST_NAMES.get(option, option) for option in stage.options):
             if option in self.options:
                 found[option] = self.options[option]
             elif option in self.contents:
@@ -158,6 +162,7 @@ def file_digest(path: Path) -> str:
 
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
+    config = as_first_written(config)
     kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
@@ -165,6 +170,24 @@ def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["runner"] = {key: value for key, value in config["runner"].items() if key not in RUNNER_BOOKKEEPING}
     kept["dataset"] = {key: value for key, value in config["dataset"].items() if key not in DATASET_BOOKKEEPING}
     return _with_contents(kept)
+
+
+def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in the spelling of the first version, by which results are hashed, so that stored ones are found.
+
+    There some options had other names, each recipe held the augmentation that is now the data set's (without `augment`:
+    none), and labels were never random. Configs that are spelt so already stay as they are.
+    """
+    dataset = dict(config["dataset"])
+    moved = {key: dataset.pop(key) for key in AUGMENTATION if key in dataset}
+    if dataset.get("random_labels") == 0:
+        del dataset["random_labels"]
+    spelt = {FIRST_NAMES.get(key, key): value for key, value in config.items()} | {"dataset": dataset}
+    for section in ("recipe", "finetune"):
+        recipe = dict(config[section])
+        augment = recipe.pop("augment", True)
+        spelt[section] = recipe | {key: value if augment else AUGMENTATION[key] for key, value in moved.items()}
+    return spelt
 
 
 def _has_no_effect(key: str, value: Any) -> bool:

@@ -19,6 +19,7 @@ from runners.storage.keys import Keys, Stage
 from runners.storage.locks import Locks
 from runners.storage.resume import Checkpoints
 from runners.storage.store import MANIFEST, Store, content, numerics
+from runners.storage.tables import read_table
 from runners.storage.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -26,20 +27,11 @@ Write = Callable[[Path], None]
 Watch = Callable[[Mapping[Any, Any]], None]
 Read = TypeVar("Read")
 WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
-TEXT_COLUMNS = ("layer", "criterion", "note", "obstacle", "removed", "masked")
 
 
 def unwatched(stage: str) -> Watch:
-    """Nobody looks."""
+    """A receiver of rows that ignores them."""
     return lambda row: None
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table as it was written: the same numbers to the last bit, and empty text where text was empty."""
-    header = pd.read_csv(path, nrows=0).columns
-    text = [column for column in TEXT_COLUMNS if column in header]
-    table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
-    return table.fillna(dict.fromkeys(text, ""))
 
 
 @dataclass(frozen=True)

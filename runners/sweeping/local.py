@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from runners.process.interruption import listen
 from runners.storage.code import code
 from runners.sweeping.devices import slots
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin_sweep, not_done
 from runners.sweeping.outcomes import Teller, raise_if_failed, tables_of
 from runners.sweeping.pool import SOURCES, popen, run_all

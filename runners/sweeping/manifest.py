@@ -13,7 +13,7 @@ from runners.process.redaction import redacted, redacted_argument
 from runners.storage import folder as run_folder
 from runners.storage.files import write_json
 from runners.storage.keys import digest
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 
 MANIFEST, SWEEPS, VERSION = "sweep.json", "sweeps", 1
 

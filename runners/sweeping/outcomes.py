@@ -9,7 +9,7 @@ from pathlib import Path
 from runners.process.errors import SOME_JOBS_FAILED, UserError
 from runners.process.interruption import Preempted
 from runners.storage import folder as run_folder
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 
 
 @dataclass(frozen=True)

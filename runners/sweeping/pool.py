@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from runners.process.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.outcomes import Outcome
 
 POLL_SECONDS, GRACE_SECONDS = 0.1, 120.0

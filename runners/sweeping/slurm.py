@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from runners.process.errors import INTERRUPTED, UserError
 from runners.storage import folder as run_folder
 from runners.storage.code import code
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin_sweep, not_done
 from runners.sweeping.outcomes import Outcome, Teller, raise_if_failed, tables_of
 from runners.sweeping.pool import SOURCES

@@ -13,7 +13,7 @@ from runners.process.interruption import SIGNALS, Preempted
 from runners.sweeping import queue
 from runners.sweeping.devices import slots
 from runners.sweeping.held import let_through
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.pool import POLL_SECONDS, Child, popen
 
 if TYPE_CHECKING:

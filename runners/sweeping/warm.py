@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from runners.sweeping.devices import Slot
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.pool import PARENT, Child, arguments
 
 IMPORTED = "runners.command.imported"

@@ -1,1 +1,1 @@
-"""Which filter every channel of a network carries, and what ties them."""
+"""The id of every channel of a network, and the groups that tie them."""

@@ -1,9 +1,9 @@
-"""The groups of filters of a network: what stays or goes together, what may not go, what must stay even.
+"""The groups of filters of a network: which stay or go together, which may not go, which must stay even in number.
 
-A convolution gives each of its output channels a new id. Data movement runs on the ids as it is; a sum or a depthwise
-convolution unites the ids that meet; a channel that is provably zero has id 0. A minus sign marks a channel that would
-not stay zero if its filter were zeroed (a sigmoid makes 0.5 of it): it must not reach a convolution. At the end, united
-ids form groups: filters that stay or go together.
+A convolution gives each of its output channels a new id (see `ids` for an example). Data movement runs on the ids as it
+is; a sum or a depthwise convolution unites the ids that meet; a channel that is provably zero has id 0. A negative id
+marks a channel that is not 0 when its filter is 0 (behind a sigmoid it is 0.5): it must not reach a convolution. At the
+end, united ids form groups: filters that stay or go together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,8 +25,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from runners.process.errors import ConfigError
 from runners.tracing.evenness import Groups, even_parts
-from runners.tracing.ids import IdInterpreter
-from runners.tracing.shapes import ShapeInterpreter
+from runners.tracing.ids import IdWalk
+from runners.tracing.record import Record
+from runners.tracing.shapes import ShapeWalk
 from runners.tracing.sizes import Sizes, network_sizes
 
 Removed = Mapping[str, Sequence[int]]  # layer -> filters that go
@@ -61,23 +63,37 @@ class Channels:
         return tuple(layer for layer in self.writes if layer not in self.convolutions)
 
     @cached_property
-    def writers(self) -> Mapping[int, tuple[str, ...]]:
-        """Group -> the layers that write it, in order of execution."""
-        found: dict[int, tuple[str, ...]] = {}
-        for layer, written in self.writes.items():
-            for group in dict.fromkeys(written.tolist()):
-                found[group] = (*found.get(group, ()), layer)
-        return found
+    def partners(self) -> Mapping[str, tuple[str, ...]]:
+        """Layer -> the other layers that write one of its groups, in order of execution."""
+        names = list(self.writes)
+        rows = np.repeat(np.arange(len(names)), [len(groups) for groups in self.writes.values()])
+        columns = np.concatenate([*self.writes.values(), [0]])[:-1]  # never empty, and of whole numbers
+        shape = (len(names) or 1, int(columns.max(initial=0)) + 1)
+        writing = csr_matrix((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape)
+        sharing = csr_matrix(writing @ writing.T).sorted_indices()
+        return {
+            name: tuple(names[other] for other in sharing.indices[start:end] if other != place)
+            for place, (name, (start, end)) in enumerate(zip(names, pairwise(sharing.indptr), strict=False))
+        }
+
+    @cached_property
+    def obstacles(self) -> Mapping[str, str]:
+        """Layer -> why its filters cannot be ranked one by one; empty if they can."""
+        return {layer: self._obstacle(layer, partners) for layer, partners in self.partners.items()}
 
     def obstacle(self, layer: str) -> str:
-        """Why the filters of `layer` cannot be ranked one by one; empty if they can."""
-        groups = self.writes[layer].tolist()
-        sharing = {other for group in groups for other in self.writers[group]} - {layer}
-        if tied := [other for other in self.writes if other in sharing]:
-            return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
-        if reasons := [self.fixed[group] for group in groups if group in self.fixed]:
-            return reasons[0]
-        return "" if len(set(groups)) == len(groups) else "tied to each other"
+        """The obstacle of one layer; empty if its filters can be ranked one by one."""
+        return self.obstacles[layer]
+
+    def reason(self, layer: str) -> str:
+        """Why the first of the layer's fixed groups may not go; empty if none is fixed."""
+        return next((self.fixed[group] for group in self.writes[layer].tolist() if group in self.fixed), "")
+
+    def _obstacle(self, layer: str, partners: Sequence[str]) -> str:
+        if partners:
+            return f"tied to {partners[0]}" + (f" and {len(partners) - 1} more" if len(partners) > 1 else "")
+        alone = len(np.unique(self.writes[layer])) == len(self.writes[layer])
+        return self.reason(layer) or ("" if alone else "tied to each other")
 
 
 def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
@@ -87,15 +103,15 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ConfigError: the network cannot be traced; the message names the module and the reason.
     """
     tracer = _Tracer()
-    running: ShapeInterpreter | IdInterpreter | None = None
+    running: ShapeWalk | IdWalk | None = None
     try:
         with _eval_mode(network), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
-            running = ShapeInterpreter(around, graph)
+            running = ShapeWalk(around, graph)
             running.run(example)
-            running = IdInterpreter(around, graph)
+            running = IdWalk(around, graph)
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -104,7 +120,8 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
             "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
-    return _grouped(running, _norms(graph, running), network_sizes(network, graph, running.reads))
+    record = running.record
+    return _grouped(record, _norms(graph, running), network_sizes(network, graph, record.reads))
 
 
 def follow(network: nn.Module) -> fx.GraphModule:
@@ -112,32 +129,31 @@ def follow(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(network, _Tracer().trace(network))
 
 
-def _grouped(interpreter: IdInterpreter, norms: Mapping[str, str], sizes: Sizes) -> Channels:
+def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes) -> Channels:
     """All that was united, as groups."""
-    a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *interpreter.united], dim=1).numpy()
-    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(interpreter.n_ids, interpreter.n_ids))
+    a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *record.united], dim=1).numpy()
+    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(record.n_ids, record.n_ids))
     groups = connected_components(graph, directed=False)[1].astype(np.int64)
     fixed: dict[int, str] = {}
-    for number, reason in interpreter.fixed.items():
+    for number, reason in record.fixed.items():
         fixed.setdefault(int(groups[number]), reason)
-    writes = {name: groups[ids.numpy()] for name, ids in interpreter.writes.items()}
-    reads = {name: groups[ids.numpy()] for name, ids in interpreter.reads.items()}
-    parts, uneven = even_parts(writes, reads, interpreter.grouped)
-    return Channels(writes, reads, uneven | fixed, tuple(interpreter.convolutions), parts, norms, sizes)
+    writes = {name: groups[ids.numpy()] for name, ids in record.writes.items()}
+    reads = {name: groups[ids.numpy()] for name, ids in record.reads.items()}
+    parts, uneven = even_parts(writes, reads, record.grouped)
+    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes)
 
 
-def _norms(graph: fx.Graph, interpreter: IdInterpreter) -> dict[str, str]:
+def _norms(graph: fx.Graph, walk: IdWalk) -> dict[str, str]:
     """The BatchNorm of each convolution: nothing else flows into it, and its channels are that layer's filters in order."""
     found: dict[str, str] = {}
+    reads, writes = walk.record.reads, walk.record.writes
     for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(interpreter.by_name[node.target], _BatchNorm):
+        if node.op != "call_module" or not isinstance(walk.by_name[node.target], _BatchNorm):
             continue
         source = node.all_input_nodes[0]
-        while len(source.all_input_nodes) == 1 and source.target not in interpreter.writes:
+        while len(source.all_input_nodes) == 1 and source.target not in writes:
             source = source.all_input_nodes[0]
-        if source.target in interpreter.convolutions and torch.equal(
-            interpreter.reads[node.target], interpreter.writes[source.target]
-        ):
+        if source.target in walk.record.convolutions and torch.equal(reads[node.target], writes[source.target]):
             found.setdefault(source.target, node.target)
     return found
 
@@ -183,6 +199,9 @@ class _Tracer(fx.Tracer):
 def _eval_mode(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, and afterwards every module in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
+    if not any(modes.values()):
+        yield
+        return
     try:
         network.eval()
         yield

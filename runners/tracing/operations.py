@@ -1,9 +1,9 @@
-"""What the operations of networks are called, what they do to a zero, and what their arguments say."""
+"""Names of the operations of networks, what they do to a zero, and what their arguments say."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 ZERO_STAYS_ZERO = frozenset(
     "relu relu6 leakyrelu prelu elu celu selu silu gelu mish hardswish tanh softsign dropout dropout1d dropout2d "
@@ -25,49 +25,37 @@ MOVES = frozenset("flatten squeeze unsqueeze permute transpose identity clone co
 MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
 
 
-def tensors_in(found: Any, env: Mapping[fx.Node, Any] | None = None) -> list[Tensor]:
-    """All tensors in nested arguments; nodes are looked up in `env`."""
-    tensors: list[Tensor] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, fx.Node):
-            value = (env or {}).get(value)
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        elif isinstance(value, Mapping):
-            for part in value.values():
-                visit(part)
-        elif isinstance(value, tuple | list):
-            for part in value:
-                visit(part)
-
-    visit(found)
-    return tensors
+def tensors_in(found: Any) -> list[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(found, Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple | list) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
 
 
 def is_special(module: nn.Module) -> bool:
-    """Whether a layer does more than PyTorch's: standardises its weights, or computes them from others."""
+    """True for a layer that does more than PyTorch's: standardises its weights, or computes them from others."""
     return not type(module).forward.__module__.startswith(PLAIN_LAYERS) or "weight" not in module._parameters
 
 
-def operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def operands(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     """The two sides of a sum or product, however they were passed."""
     first, second, *_ = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
     return first, second
 
 
-def pads_with_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether F.pad puts nothing but zeros, or the image's own pixels, around it."""
+def pads_with_own(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """True where F.pad puts nothing but zeros, or the image's own pixels, around it."""
     mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
     return mode != "constant" or not kwargs.get("value", args[3] if len(args) > 3 else 0)
 
 
 def leaves_channels(index: Any) -> bool:
-    """Whether x[index] takes all channels: x[:, :, ::2], or an item of a tuple or size."""
+    """True where x[index] takes all channels: x[:, :, ::2], or an item of a tuple or size."""
     return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
 
 
 def flattens(kind: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a view keeps the images and leaves the rest to be worked out: x.view(n, -1)."""
+    """True where a view keeps the images and leaves the rest to be worked out: x.view(n, -1)."""
     sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     return kind in ("view", "reshape") and len(shape) == 2 and len(sizes) == 2 and sizes[1] == -1

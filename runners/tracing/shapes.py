@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from runners.tracing.walk import Walk
+
 SHAPE = "shape"  # the key in a node's `meta`
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -17,27 +19,21 @@ SAME_SHAPE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Sigmoid, nn.Hardswish, torch.relu, 
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of a tensor."""
+    """The description of a tensor."""
 
     shape: tuple[int, ...]
 
 
-class ShapeInterpreter(fx.Interpreter):
+class ShapeWalk(Walk):
     """Runs a traced network on zeros and notes every shape; layers that only change numbers are not run."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(network, garbage_collect_values=True, graph=graph)
-        self.by_name = dict(network.named_modules(remove_duplicate=False))
-        self.node: fx.Node | None = None
-
-    def run_node(self, n: fx.Node) -> Any:
-        """The node's output; its description goes to `n.meta`."""
-        self.node = n
-        result = super().run_node(n)
-        n.meta[SHAPE] = described(result)
+    def run_node(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The node's output; its description goes to `node.meta`."""
+        result = super().run_node(node, args, kwargs)
+        node.meta[SHAPE] = described(result)
         return result
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """PyTorch's own layers by formula; a subclass may pad or reshape as it likes, so it is run."""
         module = self.by_name[target]
         x = args[0] if args else next(iter(kwargs.values()))
@@ -51,7 +47,7 @@ class ShapeInterpreter(fx.Interpreter):
             return x
         return super().call_module(target, args, kwargs)
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Activations are not computed."""
         return args[0] if target in SAME_SHAPE and args else super().call_function(target, args, kwargs)
 

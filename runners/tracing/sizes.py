@@ -1,4 +1,4 @@
-"""What every module of a network costs, as a function of how many channels it has left."""
+"""The cost of every module of a network, as a function of how many channels it has left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -11,8 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import Images
-from runners.data.source import Source, Steps
+from runners.data.source import Steps
 from runners.data.splits import Splits
 from runners.measuring.evaluate import measure
 from runners.storage.resume import Checkpoints
@@ -95,7 +93,7 @@ def fit_networks(
     rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
     training = Training.start(networks, optimizers, lr=rate, weight_decay=recipe.weight_decay, n_sums=task.n_sums)
     stream = fold(seed, *label.encode())
-    batches = _augmented(splits.train, recipe).steps(recipe.batch_size, stream=stream, augment=True)
+    batches = splits.train.steps(recipe.batch_size, stream=stream, augment=recipe.augment)
     n_steps, n_images = len(batches.sizes), len(splits.train)
     rates = Rates(n_steps, rate.device)
     _announce(label, recipe, engine)
@@ -150,11 +148,6 @@ def _step(
     batch = batches.draw(size)
     rates.next_into(training.lr)
     training.totals += task.step(forwards, training.optimizers, batch, precision=precision)
-
-
-def _augmented(images: Images, recipe: Recipe) -> Source:
-    """The training images, with the crops and mirror images that the recipe asks for."""
-    return replace(images, crop_padding=recipe.crop_padding, flip=recipe.flip)
 
 
 def _announce(label: str, recipe: Recipe, engine: Engine) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch.optim import Optimizer
 
 from runners.process.errors import ConfigError
@@ -15,19 +17,18 @@ class Recipe:
     """Length and settings of a training.
 
     Args:
+        batch_size: images of a step, at least two for BatchNorm.
         lr: the learning rate that `schedule` multiplies.
         schedule: (time in epochs, epochs) -> factor, asked before every step.
-        crop_padding: pixels of zeros around an image before it is cropped at random; 0 crops nothing.
-        flip: mirror every second image, at random.
+        augment: crop and mirror training images as the data set says.
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
+    epochs: Annotated[int, Ge(0)]
+    batch_size: Annotated[int, Ge(2)]
+    lr: Annotated[float, Gt(0)]
+    weight_decay: Annotated[float, Ge(0)]
     schedule: Callable[[float, int], float]
-    crop_padding: int
-    flip: bool
+    augment: bool = True
 
     def rate(self, time: float) -> float:
         """The learning rate after `time` epochs."""

@@ -3,9 +3,12 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import cos, pi
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 
-def steps(time: float, epochs: int, *, milestones: Sequence[int], gamma: float) -> float:
+def steps(time: float, epochs: int, *, milestones: Sequence[Annotated[float, Ge(0)]], gamma: Annotated[float, Gt(0)]) -> float:
     """`gamma` to the power of the milestones passed.  [factor]"""
     return gamma ** bisect_right(milestones, time)
 
@@ -15,7 +18,7 @@ def constant(time: float, epochs: int) -> float:
     return 1.0
 
 
-def cosine(time: float, epochs: int, *, warmup_epochs: float) -> float:
+def cosine(time: float, epochs: int, *, warmup_epochs: Annotated[float, Ge(0)]) -> float:
     """A linear rise over `warmup_epochs`, then half a cosine down to zero.  [factor]"""
     if time < warmup_epochs:
         return time / warmup_epochs

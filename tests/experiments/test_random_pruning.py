@@ -21,6 +21,7 @@ from runners.process.errors import ConfigError
 from runners.process.interruption import Preempted
 from runners.random_pruning import REPEAT, Repeat, planned
 from runners.selection.draw import check_window, draw, within
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters
 from runners.storage.keys import Keys
@@ -66,7 +67,7 @@ def table(channels: Channels, seed: int = 0) -> pd.DataFrame:
 
 
 def drawn(channels: Channels, rule: Rule, repeat: int, window: Sequence[float] = (0, 1), seed: int = 0, scores: int = 0):
-    return removed_filters(draw(table(channels, scores), "l2", channels, rule, window=window, seed=seed, repeat=repeat))
+    return removed_filters(draw(table(channels, scores), "l2", plan(channels, rule), window=window, seed=seed, repeat=repeat))
 
 
 def test_each_layer_loses_what_the_rule_says_and_no_filter_outside_the_window() -> None:
@@ -159,16 +160,16 @@ def test_windows_are_quantiles_in_exact_decimals() -> None:
         (HALF, (0, 0.2), r"window=\[0,0.2\] holds 3 of the 16 filters of first, of which 4 must go"),
         (HALF, (0, 0.25), "leaves nothing to chance"),
         (Rule(0.01), (0, 1), "leaves nothing to chance"),
-        (Rule(0.25, scope="global"), (0, 1), "scope=global budget=filters cannot be used with random filters"),
-        (Rule(0.25, budget="macs"), (0, 1), "scope=layer budget=macs cannot be used with random filters"),
+        (Rule(0.25, scope="global"), (0, 1), "scope=global ratio_of=filters cannot be used with random filters"),
+        (Rule(0.25, ratio_of="macs"), (0, 1), "scope=layer ratio_of=macs cannot be used with random filters"),
     ],
 )
 def test_windows_that_cannot_be_drawn_from_are_refused(rule: Rule, window: Sequence[float], message: str) -> None:
     channels, rule = chain(), replace(rule, skip=("last",))
     with pytest.raises(ConfigError, match=message):
-        check_window(channels, rule, window, needs_choice=True)
+        check_window(plan(channels, rule), window, needs_choice=True)
     if "chance" in message:
-        check_window(channels, rule, window, needs_choice=False)
+        check_window(plan(channels, rule), window, needs_choice=False)
 
 
 def test_the_range_of_normal_draws() -> None:
@@ -216,8 +217,8 @@ def test_the_printed_delta_is_below_the_noise_of_the_test_set() -> None:
 
 
 def test_repeats_vary_one_thing_and_share_the_first() -> None:
-    plan = planned(["filters", "seeds"], 3, 7)
-    assert plan == {"filters": [Repeat(0, 7), Repeat(1, 7), Repeat(2, 7)], "seeds": [Repeat(0, 7), Repeat(0, 8), Repeat(0, 9)]}
+    found = planned(["filters", "seeds"], 3, 7)
+    assert found == {"filters": [Repeat(0, 7), Repeat(1, 7), Repeat(2, 7)], "seeds": [Repeat(0, 7), Repeat(0, 8), Repeat(0, 9)]}
     assert list(planned(["seeds"], 2, 0)) == ["seeds"]
 
 

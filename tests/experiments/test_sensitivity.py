@@ -11,11 +11,13 @@ import torch
 from analysis.figures import sensitivity_curves
 from models.cifar_resnet import cifar_resnet
 from runners.data.fake import fake
+from runners.data.splits import load
 from runners.measuring.evaluate import evaluate
 from runners.process.errors import ConfigError
 from runners.pruning.remove import mask
-from runners.selection.alone import alone
+from runners.selection.plan import alone, plan
 from runners.selection.rule import Rule
+from runners.selection.select import choose
 from runners.storage.weights import load_weights
 from runners.tracing.channels import trace_channels
 from support import Command
@@ -36,8 +38,11 @@ def test_every_row_is_one_layer_pruned_alone(command: Command, tmp_path: Path) -
         found["layer"].tolist() == [layer for layer in FIRST for _ in range(2)] and found["ratio"].tolist() == [0.25, 0.5] * 9
     )
     assert (found["n_removed"] == found["before"] * found["ratio"]).all() and (found["pruned_by"] == "l2").all()
-    splits = fake(
-        num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+    splits = load(
+        fake,
+        dict(
+            num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+        ),
     )
     network = cifar_resnet(depth=20, num_classes=10)
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
@@ -66,15 +71,21 @@ def test_the_same_result_is_taken_from_the_store_and_the_ratio_is_of_no_account(
 def test_families_are_pruned_as_one() -> None:
     network = cifar_resnet(depth=8, num_classes=10)
     channels = trace_channels(network, torch.zeros(1, 3, 8, 8))
-    rules = alone(channels, Rule(0.5, coupled="group"), [0.5])
+    plans = alone(plan(channels, Rule(0.5, coupled="group")), [0.5])
     stream = ("conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2")
-    assert list(rules) == [stream, ("layer1.0.conv1",), ("layer2.0.conv1",), ("layer3.0.conv1",)]
-    assert rules[stream][0.5].shares(channels.convolutions) == {
-        layer: 0.5 if layer in stream else 0 for layer in channels.convolutions
-    }
-    for pooled in (Rule(0.5, scope="global"), Rule(0.5, budget="macs")):
+    assert list(plans) == [stream, ("layer1.0.conv1",), ("layer2.0.conv1",), ("layer3.0.conv1",)]
+    scores = pd.DataFrame(
+        (layer, index, "any", number, number)
+        for index, layer in enumerate(channels.convolutions, 1)
+        for number in range(len(channels.writes[layer]))
+    )
+    found = choose(plans[stream][0.5], scores.set_axis(["layer", "index", "criterion", "filter", "score"], axis=1), "any")
+    # Half of the 16 channels that run through all stages, and nothing else.
+    lost = dict(zip(found["layer"], found["before"] - found["after"], strict=True))
+    assert lost == {layer: 8 if layer in stream else 0 for layer in channels.convolutions}
+    for pooled in (Rule(0.5, scope="global"), Rule(0.5, ratio_of="macs")):
         with pytest.raises(ConfigError, match="cannot be used with one layer at a time"):
-            alone(channels, pooled, [0.5])
+            alone(plan(channels, pooled), [0.5])
 
 
 def test_the_figure_draws_what_the_table_says() -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from criteria.norm import l1
-from models.cifar_resnet import SHORTCUTS, BasicBlock, cifar_resnet
+from models.cifar_resnet import SHORTCUTS, BasicBlock, Kind, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.measuring.cost import cost
 from runners.pruning.remove import remove
@@ -97,7 +97,7 @@ def positive(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.1
 
 
-def by_definition(shortcut: str, x: Tensor) -> Tensor:
+def by_definition(shortcut: Kind, x: Tensor) -> Tensor:
     """Pixel by pixel what the published codes compute from 16 channels for 32."""
     images, channels, height, width = x.shape
     out = torch.zeros(images, 32, height // 2, width // 2)
@@ -112,7 +112,7 @@ def by_definition(shortcut: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shortcut", ("pad", "pad_end"))
-def test_padded_shortcuts_by_definition(shortcut: str) -> None:
+def test_padded_shortcuts_by_definition(shortcut: Kind) -> None:
     x = positive(2, 16, 8, 6)
     torch.testing.assert_close(SHORTCUTS[shortcut](16, 32)(x), by_definition(shortcut, x), rtol=1e-6, atol=0)
 
@@ -127,7 +127,7 @@ def test_convolved_shortcut_by_definition() -> None:
 
 
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_the_gradient_flows_through_the_shortcut_alone(shortcut: str) -> None:
+def test_the_gradient_flows_through_the_shortcut_alone(shortcut: Kind) -> None:
     """The published pruning scripts cut it (their shortcut works on x.data)."""
     torch.manual_seed(0)
     block = BasicBlock(16, 32, SHORTCUTS[shortcut]).eval()
@@ -150,13 +150,6 @@ def test_the_gradient_flows_through_the_shortcut_alone(shortcut: str) -> None:
 def test_a_depth_that_is_none_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=f"depth={depth}: a CIFAR ResNet has 6n . 2 layers"):
         cifar_resnet(depth=depth, num_classes=10)
-    with pytest.raises(ValueError, match=f"depth={depth}: choose one of 11, 13, 16, 19"):
-        cifar_vgg_bn(depth=depth, num_classes=10)
-
-
-def test_an_unknown_shortcut_is_refused() -> None:
-    with pytest.raises(ValueError, match="shortcut='A': choose one of pad, pad_end, conv"):
-        cifar_resnet(depth=20, num_classes=10, shortcut="A")
 
 
 @cache

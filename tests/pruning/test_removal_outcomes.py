@@ -1,4 +1,4 @@
-"""What can be removed from every network of the project, and from networks that researchers prune: stated, and exact."""
+"""The filters that can be removed from networks of the project, and from those that researchers prune: stated, and exact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.process.errors import ConfigError
 from runners.pruning.remove import remove, zero_filters
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable
 from runners.tracing.channels import Removed, trace_channels
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network gives.
+    """The expected outcome for one network.
 
     Args:
         build: makes it.
@@ -140,7 +140,7 @@ def test_nothing_can_be_removed_from_convnext_and_the_message_says_why(build: Ca
     assert all(channels.obstacle(layer) for layer in channels.convolutions) and len(channels.convolutions) == 22
     assert {group for layer in channels.convolutions for group in channels.writes[layer].tolist()} <= set(channels.fixed)
     with pytest.raises(ConfigError, match="passes layer_norm, which mixes channels") as caught:
-        check_prunable(channels, Rule(0.5))
+        plan(channels, Rule(0.5))
     assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from runners.pruning.zero import StaysZero, zero
 from runners.scoring.score import score
 from runners.selection.rule import Rule
 from runners.selection.select import masked_filters, removed_filters, select
-from runners.storage.stages import read_table
+from runners.storage.tables import read_table
 from runners.storage.weights import load_weights
 from runners.tracing.channels import Channels, trace_channels
 from support import Command

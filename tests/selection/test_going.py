@@ -1,4 +1,4 @@
-"""Which units go: groups, parts, floors and budgets, each against a slow walk that removes filter by filter."""
+"""The units that go: groups, parts, floors and budgets, each against a slow walk that removes filter by filter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +18,9 @@ from models.cifar_resnet import cifar_resnet
 from runners.measuring.cost import cost
 from runners.process.errors import ConfigError
 from runners.pruning.remove import remove
+from runners.selection.plan import plan
 from runners.selection.rule import ROUNDINGS, Rule
-from runners.selection.select import check_prunable, removed_filters, select
+from runners.selection.select import removed_filters, select
 from runners.tracing.channels import Channels, trace_channels
 
 Layers = Mapping[str, Sequence[float]]
@@ -76,7 +77,7 @@ def loose(layers: Layers, parts: Mapping[str, Sequence[int]] | None = None) -> C
 
 
 def slow_walk(channels: Channels, scores: Layers, rule: Rule, ranked: Sequence[str]) -> list[dict[str, list[int]]]:
-    """What is gone after each step of the walk: the next lowest group whose layers all stay at their floor or above."""
+    """The filters gone after each step of the walk: the next lowest group whose layers all stay at their floor or above."""
     found: dict[int, list[tuple[str, int]]] = {}
     for layer, written in channels.writes.items():
         for number, group in enumerate(written.tolist()):
@@ -137,7 +138,7 @@ def test_global_groups_floors_and_budgets_against_a_walk(
     seed: int, percent: int, budget: str, rounding: str, coupled: str, min_keep: float
 ) -> None:
     network, channels, example = small()
-    rule = Rule(percent / 100, "global", rounding, min_keep, budget=budget, coupled=coupled)
+    rule = Rule(percent / 100, "global", rounding, min_keep, ratio_of=budget, coupled=coupled)
     ranked = ["last"] if coupled == "skip" else list(channels.convolutions)
     scores = scores_of(channels, seed)
     steps = slow_walk(channels, scores, rule, ranked)
@@ -167,7 +168,7 @@ def test_a_budget_by_layer_takes_nearly_the_same_share_of_every_layer(budget: st
     network = cifar_resnet(depth=8, num_classes=10)
     example = torch.zeros(1, 3, 8, 8)
     channels = trace_channels(network, example)
-    found = chosen(scores_of(channels, 0), channels, Rule(0.3, rounding=rounding, budget=budget))
+    found = chosen(scores_of(channels, 0), channels, Rule(0.3, rounding=rounding, ratio_of=budget))
     ranked = found[found["note"] == ""]
     lost = (ranked["before"] - ranked["after"]).to_numpy()
     # One share p with floor(p * n) <= lost <= floor(p * n) + 1 for every layer.
@@ -186,17 +187,17 @@ def test_a_budget_by_layer_takes_nearly_the_same_share_of_every_layer(budget: st
 def test_a_budget_that_cannot_be_met_is_said_before_training() -> None:
     network, channels, example = small()
     for budget, limit in (("params", 0.6), ("macs", 0.9)):
-        rule = Rule(limit, scope="global", budget=budget, min_keep=3, coupled="group")
+        rule = Rule(limit, scope="global", ratio_of=budget, min_keep=3, coupled="group")
         with pytest.raises(
             ConfigError, match=r"ratio=0.[69] of [\d,]+ .* at most [\d,]+ can be removed here, ratio=0.\d+;"
         ) as caught:
-            check_prunable(channels, rule)
+            plan(channels, rule)
         assert "\n" not in str(caught.value)
         # The ratio that it names can be met, and hardly more.
         most = float(str(caught.value).split("here, ratio=")[1].split(";")[0])
-        check_prunable(channels, replace(rule, ratio=most))
+        plan(channels, replace(rule, ratio=most))
         with pytest.raises(ConfigError):
-            check_prunable(channels, replace(rule, ratio=most + 0.0002))
+            plan(channels, replace(rule, ratio=most + 0.0002))
 
 
 @settings(deadline=None, max_examples=60)
@@ -303,11 +304,11 @@ def test_shares_layer_by_layer() -> None:
     by_name = Rule({"stem": 0.5, "back": 0.5, "*": 0.34, "last": 0.0}, coupled="group")
     assert chosen(scores, channels, by_name)["after"].tolist() == [2, 4, 4, 2, 5]
     with pytest.raises(ConfigError, match="ratio gives stem 0.25 and back 0.5, which are tied"):
-        check_prunable(channels, Rule({"back": 0.5, "*": 0.25}, coupled="group"))
+        plan(channels, Rule({"back": 0.5, "*": 0.25}, coupled="group"))
     with pytest.raises(ConfigError, match="ratio gives wide no share; by layer, every ranked layer needs one"):
-        check_prunable(channels, Rule({"stem": 0.5, "back": 0.5}, coupled="group"))
+        plan(channels, Rule({"stem": 0.5, "back": 0.5}, coupled="group"))
     with pytest.raises(ConfigError, match="ratio gives stem the share 0.5, but its filters cannot go one by one .tied to back"):
-        check_prunable(channels, Rule({"stem": 0.5, "*": 0.0}))
+        plan(channels, Rule({"stem": 0.5, "*": 0.0}))
     # A pattern may take in layers that are not ranked, a name with a share of nothing too.
     assert chosen(scores, channels, Rule({"*": 0.4, "stem": 0.0}))["after"].tolist() == [4, 6, 6, 4, 3]
 
@@ -320,7 +321,7 @@ def test_start_layer_and_skip_leave_the_pool() -> None:
         assert found["removed"].tolist() == ["", "0", "0 1 2"] and list(found["floor_hit"]) == [False, False, True]
     assert found["note"].tolist() == ["skipped", "", ""]
     with pytest.raises(ConfigError, match="no convolution of this network can lose filters .a skipped."):
-        check_prunable(loose(layers), Rule(0.5, skip=["*"]))
+        plan(loose(layers), Rule(0.5, skip=["*"]))
 
 
 def test_normalisation_changes_what_global_scope_takes() -> None:
@@ -375,7 +376,7 @@ def test_a_ratio_that_rounds_to_nothing_removes_nothing() -> None:
     _, channels, _ = small()
     for budget in ("filters", "params", "macs"):
         for scope in ("layer", "global"):
-            found = chosen(scores_of(channels, 0), channels, Rule(0.001, scope, budget=budget, coupled="group"))
+            found = chosen(scores_of(channels, 0), channels, Rule(0.001, scope, ratio_of=budget, coupled="group"))
             assert (found["after"] == found["before"]).all() and not found["floor_hit"].any()
 
 

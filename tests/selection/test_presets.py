@@ -14,8 +14,9 @@ from torch import nn
 from runners.measuring.cost import cost
 from runners.process.errors import ConfigError
 from runners.pruning.prune import prune
+from runners.selection.plan import plan
 from runners.selection.rule import Rule
-from runners.selection.select import check_prunable, select
+from runners.selection.select import select
 from runners.storage import keys
 from runners.tracing.channels import Channels, trace_channels
 from support import ROOT
@@ -91,7 +92,7 @@ def constant(channels: Channels) -> pd.DataFrame:
 def prunes_exactly(preset: str, model: str, size: int, widths: list[int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Parameters and multiply-adds before and after, the widths asserted."""
     (network, channels), rule = traced(model), rule_of(preset)
-    check_prunable(channels, rule)
+    plan(channels, rule)
     selection = select(constant(channels), "any", channels, rule)
     ranked = [layer for layer in channels.convolutions if not channels.obstacle(layer)]
     assert selection.set_index("layer").loc[ranked, "after"].tolist() == widths
@@ -143,7 +144,7 @@ def test_every_preset_is_tested() -> None:
 )
 def test_a_preset_on_another_network_is_one_line(preset: str, model: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        check_prunable(traced(model)[1], rule_of(preset))
+        plan(traced(model)[1], rule_of(preset))
     assert "\n" not in str(caught.value) and str(caught.value).count(";") >= 2
 
 

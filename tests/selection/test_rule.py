@@ -1,4 +1,4 @@
-"""What a rule means for the layers of a network: names, shares, floors."""
+"""The meaning of a rule for the layers of a network: names, shares, floors."""
 
 from fractions import Fraction
 from math import ceil

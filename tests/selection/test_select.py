@@ -1,4 +1,4 @@
-"""Which filters go: rounding, ties, scopes, the floor, and the table's way through a CSV."""
+"""The filters that go: rounding, ties, scopes, the floor, and the table's way through a CSV."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,10 @@ from criteria.norm import l1
 from models.cifar_resnet import cifar_resnet
 from runners.process.errors import ConfigError, NumericalError
 from runners.scoring.score import score
+from runners.selection.plan import plan
 from runners.selection.rule import ROUNDINGS, Rule, num_removed
-from runners.selection.select import SELECTION_COLUMNS, check_prunable, removed_filters, select
-from runners.storage.stages import read_table
+from runners.selection.select import SELECTION_COLUMNS, removed_filters, select
+from runners.storage.tables import read_table
 from runners.tracing.channels import Channels, trace_channels
 
 Layers = Mapping[str, Sequence[float]]
@@ -254,10 +255,10 @@ def test_tied_and_fixed_layers_lose_nothing_and_say_why() -> None:
         "last": "network output",
     }
     assert dict(found["removed"]) == {"stem": "", "sum": "", "free": "3 2", "twice": "", "last": ""}
-    check_prunable(channels, Rule(ratio=0.5))
+    plan(channels, Rule(ratio=0.5))
     stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
     with pytest.raises(ConfigError, match="no convolution of this network can lose filters [(]stem tied to sum[)]"):
-        check_prunable(stuck, Rule(ratio=0.5))
+        plan(stuck, Rule(ratio=0.5))
     assert set(select(table(layers), "l1", stuck, Rule(ratio=0.5))["removed"]) == {""}
 
 

@@ -20,7 +20,8 @@ from runners.process.interruption import Preempted
 from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus
-from runners.sweeping.jobs import Job, value_of, varied
+from runners.sweeping.job import Job
+from runners.sweeping.jobs import value_of, varied
 from runners.sweeping.manifest import begin, not_done, sweep_folder
 from runners.sweeping.outcomes import JobsFailed, Outcome, raise_if_failed, why
 from runners.sweeping.pool import run_all

@@ -18,7 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from runners.sweeping import queue, slurm, task
-from runners.sweeping.jobs import Job
+from runners.sweeping.job import Job
 from runners.sweeping.outcomes import Outcome, why
 from runners.sweeping.queue import Array, NoSlurm, max_array_size, note, noted, queued
 from runners.sweeping.slurm import wait

@@ -25,7 +25,7 @@ from runners.data.counter import fold
 from runners.data.fake import fake
 from runners.data.resident import Images
 from runners.data.source import Batch
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate, measure
 from runners.measuring.recalibrate import _equal_batches, recalibrate
@@ -41,7 +41,7 @@ from runners.training.fit import fit, fit_networks
 from runners.training.recipe import Recipe
 from support import augmented_epochs
 
-RECIPE = Recipe(3, 16, 0.02, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
+RECIPE = Recipe(3, 16, 0.02, 1e-3, partial(schedule.cosine, warmup_epochs=1))
 OPTIMIZERS = {"generator": partial(Adam, fused=True), "critic": partial(SGD, momentum=0.9, fused=True)}
 WIDTH = 4
 
@@ -86,8 +86,8 @@ def update(optimizer: Optimizer, loss: Tensor) -> None:
 
 
 def data(channels: int = 2) -> Splits:
-    shape = {"num_images": 50, "channels": channels, "image_size": 6, "num_classes": 3}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * channels, std=(0.2,) * channels, seed=0)
+    shape = {"num_images": 50, "channels": channels, "image_size": 6, "num_classes": 3, "crop_padding": 1, "flip": True}
+    return load(fake, shape | {"score_share": 0.5, "mean": (0.5,) * channels, "std": (0.2,) * channels, "seed": 0})
 
 
 def players() -> dict[str, nn.Module]:

@@ -22,7 +22,7 @@ from torch.optim import SGD, Adam
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.data.fake import fake
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.process.errors import ConfigError
 from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
@@ -34,7 +34,7 @@ from runners.training.fit import Fitted, fit
 from runners.training.recipe import Recipe
 
 # Seven steps an epoch, the last of two images: its own capture, in the fourth epoch.
-RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
+RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1))
 VGG = partial(cifar_vgg_bn, depth=11)
 
 
@@ -57,7 +57,9 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 def data(device: torch.device) -> Splits:
     shape = {"num_images": 50, "channels": 2, "image_size": 6, "num_classes": 3}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * 2, std=(0.2,) * 2, seed=0).to(device)
+    return load(
+        fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 2, "std": (0.2,) * 2, "seed": 0, "crop_padding": 1, "flip": True}
+    ).to(device)
 
 
 def blank(device: torch.device) -> nn.Module:
@@ -245,7 +247,7 @@ def test_masked_filters_stay_zero_whether_launched_or_replayed(place: Place, tmp
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same_up_to_rounding(place: Place, tmp_path: Path) -> None:
-    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant, 1, True)
+    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant)
     engines = {"plain": Engine("fp32"), "compiled": Engine("fp32", compiled=True), "again": Engine("fp32", compiled=True)}
     network = blank(place.device)
     network.register_module("3", nn.Identity())  # a compiled network draws its dropout in another way

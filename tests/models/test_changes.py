@@ -1,0 +1,133 @@
+"""Functions network -> network: what they do, and that a changed network is pruned exactly, saved, and made again."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from exactness import assert_removed_is_masked, images, output, randomised, share_of_free_groups
+from models.activation import leaky_relu
+from models.attention import SqueezeExcite, squeeze_excite
+from models.cifar_resnet import BasicBlock, cifar_resnet
+from models.cifar_vgg import cifar_vgg_bn
+from models.init import orthogonal
+from runners.pruning.remove import remove
+from runners.pruning.saved import Pruned, in_parts, load_pruned, save_pruned
+from runners.storage.keys import canonical
+from runners.tracing.channels import trace_channels
+from support import ROOT
+
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in (ROOT / "conf" / "model").glob("*/*.yaml"))
+ALL = ["attention=se", "activation=leaky_relu", "init=orthogonal"]
+
+
+def model_of(*options: str) -> dict[str, Any]:
+    """The part `model` of a config, as plain values."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["dataset=fake", "model=resnet20", *(f"model/{option}" for option in options)])
+    found = OmegaConf.to_object(OmegaConf.masked_copy(config, ["model", "dataset", "seed"]))
+    assert isinstance(found, dict)
+    return found["model"]
+
+
+def built(model: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
+    factory, changes = in_parts(model)
+    network = instantiate(factory)
+    for change in changes:
+        network = instantiate(change, network)
+    return network
+
+
+def test_without_changes_the_key_is_as_it_was() -> None:
+    expected = {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 20, "num_classes": 10, "in_channels": 3}
+    assert model_of() == expected | {"shortcut": "pad"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_change_is_part_of_the_key_and_changes_the_network(option: str) -> None:
+    assert canonical(model_of(option)) != canonical(model_of())
+    x = images(16, torch.float32)
+    assert not torch.allclose(output(built(model_of(option)).eval(), x), output(built(model_of()).eval(), x))
+
+
+@pytest.mark.parametrize("options", [*([option] for option in OPTIONS), ALL], ids=" ".join)
+def test_a_changed_network_is_pruned_exactly_and_made_again(options: list[str], tmp_path: Path) -> None:
+    model = model_of(*options)
+    assert_removed_is_masked(built(model), 16, (torch.float64, torch.float32))
+    network, example = randomised(built(model)), images(16, torch.float32, n=1)
+    channels = trace_channels(network, example)
+    removed = share_of_free_groups(channels, share=0.5)
+    assert set(removed) >= set(channels.convolutions), "every layer loses filters, also those that attention weighs"
+    smaller = remove(network, channels, removed)
+    save_pruned(tmp_path, Pruned(smaller, channels, removed, example), model)
+    x = images(16, torch.float32)
+    assert torch.equal(output(load_pruned(tmp_path), x), output(smaller, x))
+
+
+def test_attention_ranks_the_same_layers() -> None:
+    example = images(16, torch.float32, n=1)
+    whole, plain = (trace_channels(built(model_of(*options)).eval(), example) for options in (["attention=se"], []))
+    assert whole.convolutions == plain.convolutions
+    assert [not whole.obstacle(layer) for layer in whole.convolutions] == [
+        not plain.obstacle(each) for each in plain.convolutions
+    ]
+
+
+def test_squeeze_and_excitation_by_definition() -> None:
+    torch.manual_seed(0)
+    module, x = SqueezeExcite(32, 16), images(4, torch.float32).repeat(1, 11, 1, 1)[:, :32]
+    (w1, b1, w2, b2), expected = list(module.parameters()), torch.zeros_like(x)
+    assert len(w1) == 2
+    for image in range(len(x)):
+        means = torch.stack([x[image, channel].sum() / 16 for channel in range(32)])
+        hidden = torch.stack([(w1[unit] * means).sum() + b1[unit] for unit in range(2)]).clamp(min=0)
+        for channel in range(32):
+            expected[image, channel] = x[image, channel] / (1 + torch.exp(-(w2[channel] * hidden).sum() - b2[channel]))
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_stands_before_the_sum() -> None:
+    network = squeeze_excite(cifar_resnet(depth=8, num_classes=10), reduction=4).eval()
+    block = network.get_submodule("layer1.0")
+    assert isinstance(block, BasicBlock) and isinstance(block.attention, SqueezeExcite)
+    last = block.attention.factors[2]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, -math.inf)  # all factors are 0, and the shortcut is left
+    x = images(8, torch.float32).repeat(1, 6, 1, 1)[:, :16]
+    assert torch.equal(block(x), x.relu())
+    # Two linear layers a block: 2 * 16 * 4 + 4 + 16 parameters at the first width, and so on.
+    added = [2 * width * (width // 4) + width // 4 + width for width in (16, 32, 64)]
+    assert (
+        sum(p.numel() for p in network.parameters()) == sum(added) + 75_290
+    )  # of ResNet-20 269,722, less two blocks a stage of 97,216 together
+
+
+def test_every_relu_is_replaced() -> None:
+    network = leaky_relu(cifar_vgg_bn(depth=11, num_classes=10), negative_slope=0.2)
+    assert not any(type(module) is nn.ReLU for module in network.modules())
+    [*slopes] = [module.negative_slope for module in network.modules() if isinstance(module, nn.LeakyReLU)]
+    assert slopes == [0.2] * 8
+
+
+def test_filters_are_orthogonal_of_the_norm_asked_for() -> None:
+    network = orthogonal(cifar_resnet(depth=8, num_classes=10), gain=3.0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            filters = module.weight.flatten(1).double()
+            torch.testing.assert_close(filters @ filters.T, 9 * torch.eye(len(filters)).double(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [lambda n: squeeze_excite(n, reduction=16), lambda n: leaky_relu(n, negative_slope=0.1)])
+def test_a_network_that_cannot_be_changed_is_refused(change: Any) -> None:
+    with pytest.raises(ValueError, match="leave|try"):
+        change(nn.Sequential(nn.Conv2d(3, 3, 1), nn.GELU()))
