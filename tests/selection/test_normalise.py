@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runners.command.checks import CHECKS
+from runners.command.signatures import signature
 from runners.selection.normalise import NORMALISATIONS, normalised
 
 # Where the unit of the scores has no effect.
@@ -30,8 +30,9 @@ def test_by_hand(how: str, expected: list[float]) -> None:
 
 
 def test_the_options_are_those_of_the_gate() -> None:
-    [right] = [right for key, right, *_ in CHECKS if key == "normalise"]
-    assert all(map(right, NORMALISATIONS)) and not right("l1")
+    rule = signature("runners.selection.rule.Rule")
+    assert rule and (allowed := rule.options["normalise"])
+    assert all(map(allowed.right, NORMALISATIONS)) and not allowed.right("l1")
 
 
 @pytest.mark.parametrize("how", NORMALISATIONS)
