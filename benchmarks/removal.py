@@ -115,7 +115,7 @@ def removal_row(name: str, make: Callable[[], nn.Module], size: int, rounds: int
 
 
 def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, nn.Module]:
-    """Seconds of this process, and the smaller network; what the competitor left for the garbage collector is collected before."""
+    """Seconds of this process, and the smaller network; garbage of the competitor is collected before."""
     gc.collect()
     started = time.process_time()
     smaller = prune(network, example)

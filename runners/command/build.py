@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,16 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
 
 def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:
     """Arguments of the runner by name: options of its own YAML, and parts of the experiment."""
+    name = values["names"]["runner"]
     own = {key: keys.canonical(value) for key, value in values["runner"].items() if key != "_target_"}
+    if values["after"] != "finetune" and "fresh" not in signature(runner).parameters:
+        raise ConfigError(
+            f"after={values['after']} cannot be used with runner={name}, which trains nothing from new weights; finetune is "
+            "allowed; try runner=one_shot, or after=finetune"
+        )
     try:
         return arguments(runner, own, built)
     except Missing as error:
-        name = values["names"]["runner"]
         raise ConfigError(
             f"runner={name} asks for {error.parameter!r}; conf/runner/{name}.yaml has no such option, and no part of an "
             "experiment is called so (runners/command/built.py lists them); mend its signature or its YAML"
