@@ -101,6 +101,7 @@ def make_splits(
         flip: mirror every second training image, at random.
 
     Raises:
+        ConfigError: `crop_padding` of files.
         DataError: an empty split, labels outside 0 .. `num_classes` - 1, images with another number of channels, or a
             normalisation of the wrong length.
     """
@@ -127,6 +128,10 @@ def _source(
 ) -> Images | Streamed:
     if isinstance(part, Pixels):
         return Images(part.pixels, part.labels, mean, std, crop_padding, flip)
+    if crop_padding:
+        raise ConfigError(
+            f"dataset.crop_padding={crop_padding} is of images in memory; files are cropped by dataset.crop_scale; leave it out"
+        )
     return Streamed(part, part.labels, mean, std, flip)
 
 

@@ -21,7 +21,7 @@ from runners.data.raw import Files
 from runners.data.source import Batch, Source, Steps
 from runners.data.splits import Splits, load
 from runners.data.streamed import Streamed, StreamedSteps
-from runners.process.errors import DataError, ResourceError
+from runners.process.errors import ConfigError, DataError, ResourceError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES, EACH = ("n01", "n02", "n10"), 7
@@ -278,6 +278,11 @@ def test_one_folder_is_divided_by_the_seed(root: Path) -> None:
     assert set(train) | set(test) == everything
     assert names(load(image_folder, given(root))) == [train, test, score]
     assert names(load(image_folder, given(root, seed=1)))[1] != test
+
+
+def test_files_are_not_padded(root: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset.crop_padding=4 is of images in memory"):
+        load(image_folder, given(root, crop_padding=4))
 
 
 def test_random_labels_reach_the_batches(root: Path) -> None:
