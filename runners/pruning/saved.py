@@ -1,4 +1,4 @@
-"""A pruned network in a folder: its weights, and the plan by which the network is made again anywhere, without pickle."""
+"""A pruned network in a folder: its weights, and a JSON file by which the network is made again anywhere, without pickle."""
 
 import json
 from collections.abc import Mapping
@@ -93,7 +93,10 @@ def load_pruned(folder: str | Path) -> nn.Module:
 
 
 def factories() -> frozenset[str]:
-    """The factories that the files of `conf/model` name."""
+    """The factories that the files of `conf/model` name; no other is called for a folder that came from elsewhere.
+
+    Without this, a plan.json with `_target_: os.system` and `command: ...` would run that command when it is loaded.
+    """
     found = [OmegaConf.load(path) for path in MODELS.glob("*.yaml")]
     return frozenset(OmegaConf.select(config, "model._target_") or OmegaConf.select(config, "_target_") for config in found)
 
