@@ -70,7 +70,7 @@ def l1_scores(network: nn.Module, channels: Channels) -> pd.DataFrame:
     widths = [len(each) for each in norms]
     return pd.DataFrame(
         {
-            "layer": np.repeat(np.array(channels.convolutions, dtype=object), widths),
+            "layer": pd.Series(channels.convolutions).repeat(widths).array,
             "index": np.repeat(np.arange(1, len(widths) + 1), widths),
             "criterion": "l1",
             "filter": np.concatenate([np.arange(width) for width in widths]),
@@ -104,22 +104,21 @@ def removal_row(name: str, make: Callable[[], nn.Module], size: int, rounds: int
     """One network, pruned by both."""
     torch.manual_seed(0)
     network, example = make().eval(), torch.randn(1, 3, size, size)
-    copies = [deepcopy(network) for _ in range(rounds + 1)]
-    results = [(timed(peer, copy, example), timed(ours, network, example)) for copy in copies]
-    # The first round warms up.
-    theirs, mine = (min(seconds for seconds, _ in column) for column in zip(*results[1:], strict=True))
-    left = [num_params(smaller) for _, smaller in results[-1]]
+    # The first round warms up; no network of an earlier round is left for the garbage collector to look at.
+    rows = [(timed(peer, deepcopy(network), example), timed(ours, network, example)) for _ in range(rounds + 1)][1:]
+    theirs, mine = (min(seconds for seconds, _ in column) for column in zip(*rows, strict=True))
+    left = [size for _, size in rows[-1]]
     same = "the same" if left[0] == left[1] else f"the peer {left[0]:,}"
     agreement = f"{left[1]:,} parameters left, {same}"
     return [name, "torch-pruning", f"{theirs:.3f} s", f"{mine:.3f} s", f"{theirs / mine:.1f}x", agreement]
 
 
-def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, nn.Module]:
-    """Seconds of this process, and the smaller network; garbage of the competitor is collected before."""
+def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, int]:
+    """Seconds of this process, and the parameters left; garbage of the competitor is collected before."""
     gc.collect()
     started = time.process_time()
     smaller = prune(network, example)
-    return time.process_time() - started, smaller
+    return time.process_time() - started, num_params(smaller)
 
 
 def num_params(network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""A pruned network in a folder: its weights, and the plan by which the network is made again anywhere, without pickle."""
+"""A pruned network in a folder: its weights, and a JSON file by which the network is made again anywhere, without pickle."""
 
 import json
 from collections.abc import Mapping
@@ -101,7 +101,10 @@ def in_parts(model: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def factories() -> frozenset[str]:
-    """The factories, and the functions network -> network, that the files of `conf/model` name."""
+    """The factories, and the functions network -> network, that the files of `conf/model` name; no other is called.
+
+    Without this, a plan.json with `_target_: os.system` and `command: ...` would run that command when it is loaded.
+    """
     found = [OmegaConf.load(path) for path in MODELS.rglob("*.yaml")]
     named = [OmegaConf.select(config, key) for config in found for key in ("_target_", "model._target_")]
     return frozenset(target for target in named if target)

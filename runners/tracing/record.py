@@ -78,7 +78,8 @@ class Record:
         self._own(name, module, ids)
         if name in self.reads:
             self.unite(self.reads[name], ids)
-        self.reads.setdefault(name, ids.abs())
+        else:
+            self.reads[name] = ids.abs()
 
     def _new(self, width: int) -> Ids:
         self.n_ids += width
