@@ -1,7 +1,9 @@
-"""Applicability: the spread of a criterion's scores, without which it cannot tell the filters of a layer apart."""
+"""Spread of a criterion's scores within a layer: near 0, the criterion cannot tell the filters apart."""
 
 import numpy as np
 import pandas as pd
+
+from analysis.runs import run_by_run
 
 APPLICABILITY_COLUMNS = ["layer", "index", "criterion", "n_filters", "mean", "variance", "var_r", "cv2", "min_to_mean", "note"]
 
@@ -18,11 +20,15 @@ def applicability(scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Layers in order of `index`, criteria as they first appear. The sample variance (ddof 1). The ratios are nan, and
-        `note` says why, where there is one filter, or the mean is 0.
+        `note` says why, where there is one filter, or the mean is 0. Of a table of several runs, these rows for each `run`.
 
     Source:
         Huang et al. 2021 (NeurIPS), section 4.1 and figure 5 (g-i); He et al. 2019 (FPGM), section 3.3.
     """
+    return run_by_run(_of_one_run, scores)
+
+
+def _of_one_run(scores: pd.DataFrame) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(dict.fromkeys(scores["criterion"]))}
     table = (
         scores.groupby(["index", "layer", "criterion"], sort=False)["score"]

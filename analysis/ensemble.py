@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import pandas as pd
+from annotated_types import MinLen
 
 
 @dataclass(frozen=True)
@@ -11,10 +13,10 @@ class Ensemble:
     """The choice to rank by several criteria together.
 
     Args:
-        members: the criteria, by the names they have in the score table.
+        members: the criteria, each once, by the names they have in the score table.
     """
 
-    members: Sequence[str]
+    members: Annotated[Sequence[str], MinLen(2)]
 
 
 def mean_rank(scores: pd.DataFrame, members: Sequence[str]) -> pd.DataFrame:

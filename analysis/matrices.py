@@ -9,6 +9,8 @@ from annotated_types import Ge, Le
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.runs import check_one_run
+
 POOLED = "all layers pooled"
 
 
@@ -29,9 +31,13 @@ def criteria_matrices(
         criteria: the order of rows and columns.
         layers: `index` of the layers that get a matrix.
 
+    Raises:
+        ValueError: the tables are of several runs.
+
     Source:
         Layout of NeurIPS'21 figure 5: (a-d) layers, (e-f) pooled, (g-i) spread, clipped at 1 there.
     """
+    check_one_run(spearman, spearman_pooled, applicability)
     parts = [(f"convolution {index}", spearman[spearman["index"] == index]) for index in layers]
     parts.append((POOLED, spearman_pooled))
     n = max(len(parts), 3)

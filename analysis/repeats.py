@@ -1,4 +1,4 @@
-"""Repeats of one experiment with other seeds: mean, standard deviation, and how many there are."""
+"""Repeats of one experiment with other seeds: mean, standard deviation, and their number n."""
 
 import math
 import statistics
@@ -7,6 +7,8 @@ from typing import SupportsFloat
 
 import numpy as np
 import pandas as pd
+
+from analysis.runs import run_by_run
 
 PAIR = ["criterion_a", "criterion_b"]
 LAYER_MEANS_COLUMNS = [*PAIR, "rho", "n_layers", "n_empty"]
@@ -17,20 +19,21 @@ def repeats(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> p
 
     Args:
         table: one row a repeat; `columns` hold finite numbers, or nan where a repeat has none.
-        by: what the repeats of a group have in common.
+        by: the columns in which the repeats of a group are equal.
 
     Returns:
         One row a group, in order of appearance: `by`, and of every column `_mean`, `_sd` and `_n` as `mean_sd_n` gives
         them, so that columns of one row can differ in n.
     """
-    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy()
+    group = table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy(int)
     first = table[list(by)].iloc[np.unique(group, return_index=True)[1]].reset_index(drop=True)
     order = np.argsort(group, kind="stable")
-    ends = np.cumsum(np.bincount(group)) if len(group) else []
+    sizes = np.bincount(group)
+    ends = np.cumsum(sizes)
     found = {}
     for column in columns:
         values = table[column].to_numpy(float)[order].tolist()
-        rows = [mean_sd_n(values[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        rows = [mean_sd_n(values[start:end]) for start, end in zip(ends - sizes, ends, strict=True)]
         for number, what in enumerate(("mean", "sd", "n")):
             found[f"{column}_{what}"] = [row[number] for row in rows]
     return first.assign(**found)
@@ -65,8 +68,12 @@ def layer_means(spearman: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a pair (`LAYER_MEANS_COLUMNS`), in order of appearance. Layers without a rho are left out of the mean, and
-        counted in `n_empty`. `rho` is nan if no layer has one.
+        counted in `n_empty`. `rho` is nan if no layer has one. Of a table of several runs, these rows for each `run`.
     """
+    return run_by_run(_means_of_one_run, spearman)
+
+
+def _means_of_one_run(spearman: pd.DataFrame) -> pd.DataFrame:
     rho = spearman.groupby(PAIR, sort=False)["rho"]
     table = pd.DataFrame({"rho": rho.mean(), "n_layers": rho.size(), "n_empty": rho.size() - rho.count()})
     return table.reset_index()[LAYER_MEANS_COLUMNS]

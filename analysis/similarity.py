@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from analysis.runs import run_by_run
+
 SPEARMAN_COLUMNS = ["layer", "index", "criterion_a", "criterion_b", "rho", "n_filters", "note"]
 POOLED_COLUMNS = ["criterion_a", "criterion_b", "rho", "n_filters", "n_layers", "note"]
 FEWEST_FILTERS = 3
@@ -48,11 +50,16 @@ def pooled_spearman(scores: pd.DataFrame) -> pd.DataFrame:
         scores: as for `spearman`.
 
     Returns:
-        One row a pair: `criterion_a, criterion_b, rho, n_filters, n_layers, note`; `rho` and `note` as `spearman` has them.
+        One row a pair: `criterion_a, criterion_b, rho, n_filters, n_layers, note`; `rho` and `note` as `spearman` has them. Of
+        a table of several runs, these rows for each `run`.
 
     Source:
         Huang et al. 2021, section 4.2 and figure 5 (e-f).
     """
+    return run_by_run(_pooled_of_one_run, scores)
+
+
+def _pooled_of_one_run(scores: pd.DataFrame) -> pd.DataFrame:
     criteria = list(dict.fromkeys(scores["criterion"]))
     columns = scores.pivot(index=["index", "filter"], columns="criterion", values="score")
     rows: list[tuple[object, ...]] = []

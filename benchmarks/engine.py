@@ -24,14 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
-from runners.data.resident import Batch, Draw, Images, augmentation, epoch_order, epoch_words  # noqa: E402
+from runners.data.resident import Images  # noqa: E402
+from runners.data.source import Batch, Steps  # noqa: E402
+from runners.tasks.classification import CLASSIFICATION  # noqa: E402
+from runners.tasks.task import NETWORK  # noqa: E402
 from runners.training.engine import Engine  # noqa: E402
-from runners.training.step import train_step  # noqa: E402
+from runners.training.precision import has_bf16  # noqa: E402
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCH, LR, DECAY, STEPS = 128, 0.1, 1e-4, 3
-# Runs with one thread take the last, those with more the second.
-ENGINES = (Engine("fp32"), Engine("bf16"), Engine("bf16", fused=True))
+ROW_SECONDS = 15.0
+ENGINES = (Engine("fp32"), Engine("bf16"))
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
@@ -71,9 +74,12 @@ def peer_step(network: nn.Module, update: torch.optim.Optimizer, x: Tensor, labe
 
 
 def alternate(peer: Callable[[], object], ours: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median seconds of both, after one warm-up each."""
+    """Median seconds of both, after one warm-up each; once `ROW_SECONDS` are over no further round begins but the first."""
     seconds: tuple[list[float], list[float]] = ([], [])
+    ends = time.perf_counter() + ROW_SECONDS
     for round_ in range(rounds + 1):
+        if round_ > 1 and time.perf_counter() > ends:
+            break
         for times, work in zip(seconds, (peer, ours), strict=True):
             started = time.perf_counter()
             work()
@@ -88,16 +94,16 @@ def drain(batches: Iterator[Batch]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def our_batches(draw: Draw, n_images: int) -> Iterator[Batch]:
+def our_batches(steps: Steps) -> Iterator[Batch]:
     """One epoch of our input."""
-    words = epoch_words(0, 0)
-    for index in epoch_order(n_images, 0, 0, torch.device("cpu")).split(BATCH):
-        yield draw(index, words)
+    steps.begin(0, position=0)
+    for size in steps.sizes:
+        yield steps.draw(size)
 
 
 def pipeline_row(images: Images, rounds: int) -> list[str]:
     """One epoch of input, without a network."""
-    draw = augmentation(images, crop_padding=4, flip=True)
+    steps = images.steps(BATCH, stream=0, augment=True)
     loader = peer_batches(images)
 
     def peer() -> None:
@@ -105,13 +111,11 @@ def pipeline_row(images: Images, rounds: int) -> list[str]:
             pass
 
     def ours() -> None:
-        for _ in our_batches(draw, len(images)):
+        for _ in our_batches(steps):
             pass
 
     theirs, mine = alternate(peer, ours, rounds)
-    moments = [
-        tuple(value / len(images) for value in drain(batches)) for batches in (iter(loader), our_batches(draw, len(images)))
-    ]
+    moments = [tuple(value / len(images) for value in drain(batches)) for batches in (iter(loader), our_batches(steps))]
     gap = max(abs(a - b) for a, b in zip(*moments, strict=True))
     what = f"input of an epoch of {len(images):,} images"
     return row(what, "DataLoader + PIL", theirs, mine, f"first two moments within {gap:.3f}")
@@ -126,24 +130,28 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, engine: E
     forward = engine.forward(networks[1])
     rule = partial(torch.optim.SGD, momentum=0.9, weight_decay=DECAY)
     updates = [rule(networks[0].parameters(), lr=LR), rule(networks[1].parameters(), lr=torch.tensor(LR), fused=True)]
+
+    def our_step(batch: Batch) -> Tensor:
+        return CLASSIFICATION.step({NETWORK: forward}, {NETWORK: updates[1]}, batch, precision=engine.precision)
+
     # Both see the same images first, so that their first losses can be compared.
     x, labels = next(images.batches(BATCH))
     first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
-    first.append(float(train_step(forward, updates[1], x, labels, precision=engine.precision)[0]) / len(x))
+    first.append(float(our_step((x, labels))[0]) / len(x))
     some = images.take(torch.arange(STEPS * BATCH))
-    loader, draw = peer_batches(some), augmentation(some, crop_padding=4, flip=True)
+    loader, steps = peer_batches(some), some.steps(BATCH, stream=0, augment=True)
 
     def peer() -> None:
         for x, labels in loader:
             peer_step(networks[0], updates[0], x, labels)
 
     def ours() -> None:
-        for x, labels in our_batches(draw, len(some)):
-            train_step(forward, updates[1], x, labels, precision=engine.precision)
+        for batch in our_batches(steps):
+            our_step(batch)
 
     theirs, mine = alternate(peer, ours, rounds)
     gap = abs(first[0] - first[1]) / first[0]
-    what = f"{name}: a step of {BATCH} with its data, {engine.precision}{', fused' if engine.fused else ''}"
+    what = f"{name}: a step of {BATCH} with its data, {engine.precision}"
     return row(what, "plain fp32 eager loop", theirs / STEPS, mine / STEPS, f"first loss within {gap:.1e}")
 
 
@@ -163,18 +171,21 @@ def main() -> None:
     torch.set_num_threads(given["threads"])
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (given["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
-    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
+    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD, 4, True)
     print(f"# {platform.processor() or platform.machine()}, torch {torch.__version__}, {given['threads']} thread(s), ", end="")
     print(f"median of {given['rounds']}, competitors in turn\n")
     print("| what | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
     rows = [partial(pipeline_row, images, given["rounds"])]
+    engines = [engine for engine in ENGINES if engine.precision != "bf16" or has_bf16(images.labels.device)]
     for name, make in {
         "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10),
         "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
     }.items():
-        rows += [partial(step_row, name, make, images, engine, given["rounds"]) for engine in ENGINES]
+        rows += [partial(step_row, name, make, images, engine, given["rounds"]) for engine in engines]
     for measure in rows:
         print("| " + " | ".join(measure()) + " |", flush=True)
+    if len(engines) < len(ENGINES):
+        print("\nbf16: this processor only emulates it, which is slow; nothing measured")
 
 
 if __name__ == "__main__":

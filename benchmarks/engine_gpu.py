@@ -1,6 +1,6 @@
 """Our training engine on an NVIDIA GPU against the loop that public CIFAR code runs: one process, epochs of 50,000 images.
 
-    python benchmarks/engine_gpu.py [rounds=3] [images=50000] [together=8] [workers=4]
+    python benchmarks/engine_gpu.py [rounds=3] [images=50000] [workers=4]
 
 Prints a table as `engine.py` does. Images are random: only time is measured, and that losses agree.
 """
@@ -8,7 +8,7 @@ Prints a table as `engine.py` does. Images are random: only time is measured, an
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ from runners.data.splits import Splits  # noqa: E402
 from runners.storage.resume import Checkpoints  # noqa: E402
 from runners.training import schedule  # noqa: E402
 from runners.training.engine import Engine, cuda_graph  # noqa: E402
-from runners.training.fit import Start, fit_together  # noqa: E402
+from runners.training.fit import fit  # noqa: E402
 from runners.training.recipe import Recipe  # noqa: E402
 
 DEVICE = torch.device("cuda")
@@ -49,8 +49,8 @@ def peer_epoch(network: nn.Module, loader: DataLoader[tuple[torch.Tensor, int]])
     return time.perf_counter() - started, sum(losses) / len(losses)
 
 
-def our_epochs(networks: Sequence[nn.Module], splits: Splits, epochs: int) -> tuple[float, float]:
-    """Median seconds of an epoch of all networks together once steps are replayed, and the first one's first loss."""
+def our_epochs(network: nn.Module, splits: Splits, epochs: int) -> tuple[float, float]:
+    """Median seconds of an epoch once steps are replayed, and the first epoch's loss."""
     ends: list[float] = []
     losses: list[float] = []
 
@@ -59,14 +59,12 @@ def our_epochs(networks: Sequence[nn.Module], splits: Splits, epochs: int) -> tu
         ends.append(time.perf_counter())
         losses.append(row["train_loss_nats"])
 
-    recipe = Recipe(epochs, BATCH, LR, DECAY, schedule.constant, 4, True)
+    recipe = Recipe(epochs, BATCH, LR, DECAY, schedule.constant)
     optimizer = partial(torch.optim.SGD, momentum=0.9, fused=True)
     with TemporaryDirectory() as folder:
-        starts = [Start(network, Checkpoints(Path(folder) / str(seed)), seed) for seed, network in enumerate(networks)]
-        starts[0] = Start(starts[0].network, starts[0].checkpoints, 0, watch=watch)
-        fit_together(
-            starts, splits, recipe=recipe, optimizer=optimizer, engine=Engine("bf16", capture=cuda_graph), label="bench"
-        )
+        checkpoints, engine = Checkpoints(Path(folder)), Engine("bf16", capture=cuda_graph)
+        given = {"recipe": recipe, "optimizer": optimizer, "engine": engine, "seed": 0, "label": "bench", "watch": watch}
+        fit(network, splits, checkpoints, **given)
     return median(end - begin for begin, end in zip(ends, ends[1:], strict=False)), losses[0]
 
 
@@ -74,7 +72,7 @@ def idle_share(network: nn.Module, splits: Splits) -> float:
     """Share of the time of replayed steps in which no kernel runs; the last of four epochs is looked at."""
     spans: list[tuple[float, float]] = []
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        our_epochs([network], splits, 4)
+        our_epochs(network, splits, 4)
     events = sorted(
         (event.time_range.start, event.time_range.end) for event in seen.events() or [] if event.device_type == DeviceType.CUDA
     )
@@ -92,10 +90,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("engine_gpu.py: no NVIDIA GPU here, nothing measured")
         return
-    given = options({"rounds": 3, "images": 50_000, "together": 8, "workers": 4})
+    given = options({"rounds": 3, "images": 50_000, "workers": 4})
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (given["images"], 3, 32, 32), generator=generator, dtype=torch.uint8)
-    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD)
+    images = Images(pixels, torch.randint(0, 10, (len(pixels),), generator=generator), MEAN, STD, crop_padding=4, flip=True)
     few = images.take(torch.arange(BATCH))
     splits = Splits(images, few, few).to(DEVICE)
     short = Splits(images.take(torch.arange(60 * BATCH)), few, few).to(DEVICE)
@@ -111,17 +109,14 @@ def main() -> None:
     print("| what | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
     for name, make in MAKERS.items():
         torch.manual_seed(0)
-        networks = [make().to(DEVICE) for _ in range(given["together"] + 1)]
-        peers = [peer_epoch(networks[-1].train(), loader) for _ in range(given["rounds"])]
+        network, other = (make().to(DEVICE) for _ in range(2))
+        peers = [peer_epoch(other.train(), loader) for _ in range(given["rounds"])]
         theirs, loss = median(seconds for seconds, _ in peers), peers[0][1]
-        for several in (1, given["together"]):
-            mine, first = our_epochs(networks[:several], splits, given["rounds"] + 4)
-            what = f"{name}: an epoch of {len(images):,} with data, bf16" + (
-                f", {several} runs together" if several > 1 else ""
-            )
-            agreement = f"mean loss of the first epoch {first:.3f}, the peer's {loss:.3f}"
-            print("| " + " | ".join(row(what, "plain fp32 eager loop", theirs * several, mine, agreement)) + " |", flush=True)
-        idle = idle_share(networks[0], short)
+        mine, first = our_epochs(network, splits, given["rounds"] + 4)
+        what = f"{name}: an epoch of {len(images):,} with data, bf16"
+        agreement = f"mean loss of the first epoch {first:.3f}, the peer's {loss:.3f}"
+        print("| " + " | ".join(row(what, "plain fp32 eager loop", theirs, mine, agreement)) + " |", flush=True)
+        idle = idle_share(network, short)
         print(f"| {name}: share of a replayed step in which the GPU idles | - | - | {100 * idle:.1f} % | - | - |", flush=True)
 
 

@@ -31,6 +31,7 @@ from test_store import network, payloads  # noqa: E402
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from runners.data.digits import digits  # noqa: E402
+from runners.data.splits import load  # noqa: E402
 from runners.process.errors import StoreError  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage.keys import digest  # noqa: E402
@@ -153,11 +154,12 @@ def overhead(folder: Path, options: dict[str, Any]) -> Iterator[Row]:
             spent += time.perf_counter() - started
             return path
 
-    splits = digits(
-        num_classes=10, channels=1, image_size=16, test_share=0.2, score_share=0.5, mean=(0.3,), std=(0.35,), seed=0
+    splits = load(
+        digits,
+        dict(num_classes=10, channels=1, image_size=16, test_share=0.2, score_share=0.5, mean=(0.3,), std=(0.35,), seed=0),
     )
     model: nn.Module = cifar_resnet(depth=56, num_classes=10, in_channels=1)
-    recipe = Recipe(options["epochs"], 128, 0.1, 1e-4, partial(schedule.cosine, warmup_epochs=0), 0, False)
+    recipe = Recipe(options["epochs"], 128, 0.1, 1e-4, partial(schedule.cosine, warmup_epochs=0), False)
     started = time.perf_counter()
     settings: dict[str, Any] = {"optimizer": partial(SGD, momentum=0.9), "engine": Engine("fp32"), "seed": 0, "label": "train"}
     fit(model, splits, Timed(folder / "unfinished"), recipe=recipe, **settings)

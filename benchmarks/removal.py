@@ -3,8 +3,9 @@
     python benchmarks/removal.py [rounds=5] [threads=1]
 
 Half of the filters of every convolution go, those with the smallest L1 norm, of tied layers together. Timed is everything
-from a network to the smaller one: following the channels, scores, choice, surgery. Ours copies the network; the peer
-changes a copy, whose making is not timed. Prints a table: median seconds of both, their ratio, the parameters left.
+from a network to the smaller one: following the channels, plan, scores, choice, surgery. Ours copies the network; the
+peer changes a copy, whose making is not timed. Prints a table: least seconds of this process of both (other processes
+only ever add to them), their ratio, the parameters left.
 """
 
 import gc
@@ -16,19 +17,23 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision.models import efficientnet_v2_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
-from runners.pruning.remove import remove  # noqa: E402
-from runners.tracing.channels import Channels, Removed, trace_channels  # noqa: E402
+from runners.pruning.prune import prune  # noqa: E402
+from runners.selection.plan import plan  # noqa: E402
+from runners.selection.rule import Rule  # noqa: E402
+from runners.selection.select import choose  # noqa: E402
+from runners.tracing.channels import Channels, trace_channels  # noqa: E402
 
 GROWTH, LAYERS = 12, 32
 
@@ -59,26 +64,26 @@ def densenet100() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
-def lower_half(network: nn.Module, channels: Channels) -> Removed:
-    """Half of the groups of every set of tied layers: those with the smallest L1 norm."""
-    scores = np.zeros(1 + max(int(groups.max()) for groups in channels.writes.values()))
-    for layer in channels.convolutions:
-        norms = network.get_parameter(f"{layer}.weight").detach().abs().sum(dim=(1, 2, 3))
-        np.add.at(scores, channels.writes[layer], norms.numpy())
-    gone = np.zeros(len(scores), dtype=bool)
-    decided = np.zeros(len(scores), dtype=bool)
-    for layer in channels.convolutions:
-        groups = channels.writes[layer]
-        if not decided[groups].any():
-            gone[groups[scores[groups].argsort()[: len(groups) // 2]]] = True
-            decided[groups] = True
-    return {layer: np.flatnonzero(gone[channels.writes[layer]]).tolist() for layer in channels.convolutions}
+def l1_scores(network: nn.Module, channels: Channels) -> pd.DataFrame:
+    """The L1 norm of every filter, as a table of scores."""
+    norms = [network.get_parameter(f"{layer}.weight").detach().abs().sum(dim=(1, 2, 3)) for layer in channels.convolutions]
+    widths = [len(each) for each in norms]
+    return pd.DataFrame(
+        {
+            "layer": np.repeat(np.array(channels.convolutions, dtype=object), widths),
+            "index": np.repeat(np.arange(1, len(widths) + 1), widths),
+            "criterion": "l1",
+            "filter": np.concatenate([np.arange(width) for width in widths]),
+            "score": torch.cat(norms).double().numpy(),
+        }
+    )
 
 
 def ours(network: nn.Module, example: Tensor) -> nn.Module:
     """A smaller copy."""
     channels = trace_channels(network, example)
-    return remove(network, channels, lower_half(network, channels))
+    planned = plan(channels, Rule(0.5, coupled="group"))
+    return prune(network, channels, choose(planned, l1_scores(network, channels), "l1"))
 
 
 def peer(network: nn.Module, example: Tensor) -> nn.Module:
@@ -95,14 +100,14 @@ def peer(network: nn.Module, example: Tensor) -> nn.Module:
     return network
 
 
-def removal_row(name: str, make: Callable[[], nn.Module], rounds: int) -> list[str]:
+def removal_row(name: str, make: Callable[[], nn.Module], size: int, rounds: int) -> list[str]:
     """One network, pruned by both."""
     torch.manual_seed(0)
-    network, example = make().eval(), torch.randn(1, 3, 32, 32)
+    network, example = make().eval(), torch.randn(1, 3, size, size)
     copies = [deepcopy(network) for _ in range(rounds + 1)]
     results = [(timed(peer, copy, example), timed(ours, network, example)) for copy in copies]
     # The first round warms up.
-    theirs, mine = (median(seconds for seconds, _ in column) for column in zip(*results[1:], strict=True))
+    theirs, mine = (min(seconds for seconds, _ in column) for column in zip(*results[1:], strict=True))
     left = [num_params(smaller) for _, smaller in results[-1]]
     same = "the same" if left[0] == left[1] else f"the peer {left[0]:,}"
     agreement = f"{left[1]:,} parameters left, {same}"
@@ -110,11 +115,11 @@ def removal_row(name: str, make: Callable[[], nn.Module], rounds: int) -> list[s
 
 
 def timed(prune: Callable[[nn.Module, Tensor], nn.Module], network: nn.Module, example: Tensor) -> tuple[float, nn.Module]:
-    """Seconds, and the smaller network; what the competitor left for the garbage collector is collected before."""
+    """Seconds of this process, and the smaller network; garbage of the competitor is collected before."""
     gc.collect()
-    started = time.perf_counter()
+    started = time.process_time()
     smaller = prune(network, example)
-    return time.perf_counter() - started, smaller
+    return time.process_time() - started, smaller
 
 
 def num_params(network: nn.Module) -> int:
@@ -130,14 +135,15 @@ def main() -> None:
         print("torch-pruning is not installed, so there is nothing to compare with: pip install torch-pruning")
         return
     torch.set_num_threads(options["threads"])
-    print(f"# torch {torch.__version__}, {options['threads']} thread(s), median of {options['rounds']}, competitors in turn\n")
+    print(f"# torch {torch.__version__}, {options['threads']} thread(s), least of {options['rounds']}, competitors in turn\n")
     print("| network | peer | peer time | ours | ratio | agreement |\n| --- | --- | --- | --- | --- | --- |")
-    for name, make in {
-        "ResNet-56": partial(cifar_resnet, depth=56, num_classes=10, shortcut="conv"),
-        "VGG-16": partial(cifar_vgg_bn, depth=16, num_classes=10),
-        "DenseNet-100, k = 12": densenet100,
-    }.items():
-        print("| " + " | ".join(removal_row(name, make, options["rounds"])) + " |", flush=True)
+    for name, make, size in (
+        ("ResNet-56", partial(cifar_resnet, depth=56, num_classes=10, shortcut="conv"), 32),
+        ("VGG-16", partial(cifar_vgg_bn, depth=16, num_classes=10), 32),
+        ("DenseNet-100, k = 12", densenet100, 32),
+        ("EfficientNet-V2-S", partial(efficientnet_v2_s, num_classes=10), 224),
+    ):
+        print("| " + " | ".join(removal_row(name, make, size, options["rounds"])) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def bn_gamma(layer: BatchNorm) -> Scores:
 def bn_beta(layer: BatchNorm) -> Scores:
     """Absolute shift that the BatchNorm behind the layer gives each channel.  [activation units]
 
-    A large one may be negative, and then means an output that is mostly zero behind a ReLU.
+    A large negative shift scores high too, although the output behind a ReLU is then mostly zero.
 
     Source:
         Huang et al. 2021, "Rethinking the pruning criteria for convolutional neural network", section 4.

@@ -1,4 +1,8 @@
-"""A loop that reads its numbers once, where torch would write them several times: compiled by Numba when it is first needed."""
+"""Sums of products, row by row, by a loop that reads its numbers once; Numba compiles it when it is first needed.
+
+All convolutions on one thread, minimum of 15: VGG-16 (CIFAR) 3 ms and ResNet-50 6 ms; torch in float64 218 and 232 ms, with
+rows taken a few at a time 47 and 56 ms. A run pays one second for compiling; taylor_l1_per_batch takes the sums every batch.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -24,7 +28,7 @@ def product_sums(a: Float[np.ndarray, "out d"], b: Float[np.ndarray, "out d"]) -
 def _product_sums(kind: str) -> Callable[..., Sums]:
     """The loop for one type of number; sums may be taken in any order, and nothing else may be rearranged.
 
-    Nothing compiled is kept on disk: that saves a quarter of the second which it takes, and needs a place that takes files.
+    Nothing compiled is kept on disk: that would save a quarter of the time, and needs a folder that can be written.
     """
     from numba import from_dtype, njit, types
 

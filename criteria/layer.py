@@ -2,11 +2,11 @@
 
 A function `layer -> Scores` sees a layer once: `Label`, `Weights`, `BatchNorm` or `Gradients`. A `DataCriterion` sees batches
 of images as they pass: `Inputs`, `Activations`, `Gates` or `BatchGradients`; its `finish` may ask for one view of the layer
-as well. What no criterion asks for is not computed. Three ways to begin a criterion:
+as well. A view that no criterion asks for is not computed. Three ways to write a criterion:
 
-    def l1(layer: Weights) -> Scores                                # from the filters alone
-    class APoZ(MeanOverImages): def score(self, batch: Activations) # a mean over images; says only the score of each
-    class Wanda(DataCriterion): def reduce(self, batch: Inputs); def finish(self, state, layer: Weights)
+    l1(layer: Weights)                                               a function of the filters
+    APoZ(MeanOverImages): score(self, batch: Activations)            a mean over images of each image's score
+    Wanda(DataCriterion): reduce(self, batch: Inputs), finish(self, state, layer: Weights)
 """
 
 import inspect
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -88,7 +88,7 @@ class Weights:
     def distances(self) -> Float64[Tensor, "out out"]:
         """Euclidean distances between all filters.  [weight units]
 
-        From the Gram matrix; the few filters so near another that the squares cancel in it are compared themselves.
+        From the Gram matrix. Where two filters are so near that the squares cancel in it, their difference is taken instead.
         """
         squares, distances, crowded = self.gram.diagonal(), torch.empty_like(self.gram), []
         for some, inner, mine in zip(*(each.split(ROWS) for each in (distances, self.gram, squares)), strict=True):
@@ -269,16 +269,20 @@ class MeanOverImages(DataCriterion):
         """Sum of the scores, and the number of them."""
         step = self.chunk or batch.images
         parts = [batch] if step >= batch.images else [batch.cut(at, at + step) for at in range(0, batch.images, step)]
-        scores = [self.score(part) for part in parts]
-        number = sum(each.numel() // each.shape[1] for each in scores)
-        stands_for = batch.images // sum(map(len, scores))
-        others = [dim for dim in range(scores[0].dim()) if dim != 1]
-        total = torch.stack([each.sum(others, dtype=torch.float64) for each in scores]).sum(0)
-        return torch.stack([total, torch.full_like(total, number)]) * stands_for
+        totals, numbers = zip(*(_summed(self.score(part), part.images) for part in parts), strict=True)
+        total = torch.stack(totals).sum(0)
+        return torch.stack([total, torch.full_like(total, sum(numbers))])
 
     def finish(self, state: Float64[Tensor, "2 out"]) -> Scores:
         """The mean."""
         return state[0] / state[1]
+
+
+def _summed(scores: Shaped[Tensor, "rows out *space"], images: int) -> tuple[Scores, int]:
+    """The sum of the scores of some images, and the number of scores."""
+    by_row = scores.reshape(*scores.shape[:2], -1)
+    stands_for = images // len(scores)
+    return by_row.sum(2).sum(0, dtype=torch.float64) * stands_for, by_row[:, 0].numel() * stands_for
 
 
 LayerCriterion = Callable[..., Scores]
@@ -307,11 +311,15 @@ def needs(criterion: Criterion) -> type:
         TypeError: no annotated `layer` (or `batch`) argument, an unknown view, or a keyword the criterion does not take.
     """
     if isinstance(criterion, DataCriterion):
+        if criterion.site not in get_args(Site):
+            raise TypeError(f"site is {criterion.site!r}; it takes {list(get_args(Site))}")
         method = "score" if isinstance(criterion, MeanOverImages) else "reduce"
         name = f"{type(criterion).__name__}.{method}"
         return _declared(getattr(type(criterion), method), "batch", BATCH_VIEWS, name)
     function = criterion.func if isinstance(criterion, partial) else criterion
     name = getattr(function, "__name__", type(function).__name__)
+    if isinstance(function, type) and issubclass(function, DataCriterion):
+        raise TypeError(f"{name} is a class, and is built at once: leave _partial_ out")
     taken = list(inspect.signature(function).parameters)
     if unknown := sorted(set(criterion.keywords if isinstance(criterion, partial) else ()) - set(taken)):
         raise TypeError(f"{name} takes no keyword {unknown}; it takes {taken[1:]}")

@@ -1,4 +1,14 @@
-"""The point with the smallest sum of distances to the filters of a layer."""
+"""The point with the smallest sum of distances to the filters of a layer: their geometric median, or Fermat point.
+
+>>> layer = Weights(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))  # three filters, two weights each
+>>> layer.filters.mean(0)  # the mean: its distances are 0.471, 0.745 and 0.745, in sum 1.962
+tensor([0.3333, 0.3333], dtype=torch.float64)
+>>> geometric_median(layer).point  # the median: its distances are 0.299, 0.816 and 0.816, in sum 1.932, the least possible
+tensor([0.2113, 0.2113], dtype=torch.float64)
+
+From the median, the unit vectors to the filters sum to 0 (here they meet at 120 degrees); the length of their mean is the
+residual, and proves it. A filter is the median itself if the unit vectors to all others sum to a length of at most 1.
+"""
 
 from dataclasses import dataclass
 
@@ -9,12 +19,12 @@ from torch import Tensor
 from criteria.layer import Weights
 
 TOLERANCE = 1e-9
-# The residual at which Weiszfeld's iteration stops: its last step, cheap as all, usually gains two more digits.
+# The residual at which Weiszfeld's iteration stops; the step that follows usually gains two more digits.
 STILL = 1e-12
 WEISZFELD_STEPS = 200
 NEWTON_STEPS = 100
 _EPS = 1e-12
-# What inner products leave uncertain of the length of a sum, as a share of the lengths of its terms.
+# Error of the length of a sum that follows from inner products, as a share of the lengths of its terms.
 NOISE = 1e-6
 # Squared distances above this share of the squared lengths keep twelve digits.
 RESOLVED = 1e-4
@@ -22,7 +32,7 @@ RESOLVED = 1e-4
 
 @dataclass(frozen=True)
 class Median:
-    """A geometric median and the proof of it.
+    """A geometric median and its proof.
 
     Args:
         point: the median.  [weight units]
@@ -37,9 +47,9 @@ class Median:
 def geometric_median(layer: Weights) -> Median:
     """The Fermat point of the filters: argmin over P of the sum of |F_j - P|.
 
-    Where many points are medians (two filters, an even number on a line), it is the mean if that is one, else the centre
-    of the filters that are. Otherwise Weiszfeld's iteration runs from the mean; where it crawls, because the median lies
-    just beside a filter, Newton's finishes. Inner products lead there; the residual is checked on the filters themselves.
+    Several points can be medians (two filters, or an even number on a line): then it is the mean if that is one of them, else
+    the centre of the filters that are. Otherwise Weiszfeld's iteration starts at the mean. It is slow where the median lies
+    just beside a filter; there Newton's method finishes. Both work on inner products; the residual is checked on the filters.
 
     Source:
         Weiszfeld 1937; the test whether a filter is the median: Kuhn 1973, Vardi & Zhang 2000.
@@ -52,7 +62,7 @@ def geometric_median(layer: Weights) -> Median:
     median = _from_shares(layer, _weiszfeld(layer.gram, scale), scale)
     if median.residual <= TOLERANCE:
         return median
-    # The median may lie closer to a filter than sums of coordinates resolve: there is the origin.
+    # The median may lie so close to a filter that sums of coordinates lose it: the nearest filter becomes the origin.
     nearest = layer.filters[(layer.filters - median.point).norm(dim=1).argmin()]
     point, residual = _newton((layer.filters - nearest) / scale, (median.point - nearest) / scale)
     return Median(nearest + scale * point, residual)
@@ -88,9 +98,9 @@ def _only(number: int, like: Float64[Tensor, " out"]) -> Float64[Tensor, " out"]
 def _may_be_median(
     gram: Float64[Tensor, "out out"], share: Float64[Tensor, " out"], distances: Float64[Tensor, " out"], scale: float
 ) -> bool:
-    """False where the point with these shares of the filters cannot be a median, whatever their inner products round to.
+    """False if the point with these shares of the filters cannot be a median, even with rounding errors of inner products.
 
-    The pull on the point is a combination of the filters too, and its norm follows from the inner products.
+    The pull on the point (the sum of unit vectors) is a combination of the filters too; inner products give its norm.
     """
     here = distances <= _EPS * scale
     pull = _pull(torch.where(here, 0.0, 1 / distances), share)

@@ -46,8 +46,8 @@ def fermat(layer: Weights) -> Scores:
 def repr(layer: Weights) -> Scores:
     """Minus the mean overlap (absolute cosine) of each filter with the others of its layer.  [-1..0]
 
-    Blind to size: a filter of zeros overlaps with none, and scores 0, the highest. A layer's mean divides by all its
-    filters, itself among them, as the paper's does.
+    Size does not count: a filter of zeros overlaps with none, and scores 0, the highest. The mean divides by the number of
+    all filters of the layer, this one included, as in the paper.
 
     Source:
         Prakash et al. 2019, "RePr: improved training of convolutional filters", equation 2.

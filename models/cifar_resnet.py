@@ -77,9 +77,6 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A stem, three stages of basic blocks of 16, 32 and 64 channels, global average pooling, one linear layer."""
 
-    # The forward pass does the same in every training step, so that training may run a traced form of it.
-    fixed_graph = True
-
     def __init__(self, blocks: int, num_classes: int, in_channels: int, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)

@@ -19,9 +19,6 @@ WIDTHS = (64, 128, 256, 512, 512)
 class CifarVgg(nn.Module):
     """Five stages of conv-BN-ReLU, each closed by 2x2 max pooling, then a classifier."""
 
-    # The forward pass does the same in every training step, so that training may run a traced form of it.
-    fixed_graph = True
-
     def __init__(self, convs_per_stage: tuple[int, ...], in_channels: int, conv_bias: bool, classifier: nn.Module) -> None:
         super().__init__()
         layers: list[nn.Module] = []

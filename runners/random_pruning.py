@@ -16,6 +16,7 @@ from analysis.texts import accuracy_text, headline, selection_text, spearman_tex
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import Quality, evaluate
+from runners.process.errors import ConfigError
 from runners.pruning.prune import prune
 from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
 from runners.scoring.score import Ranking, check_rankable, score
@@ -71,13 +72,13 @@ def run(
     Source:
         Huang et al. 2021, table 4; it varies the filters alone, and has no control.
     """
+    repeated = planned(vary, repeats, seed)
     channels = trace_channels(model, splits.example)
     rule_plan = plan(channels, rule)
     check_window(rule_plan, window, needs_choice="filters" in vary)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
-    repeated = planned(vary, repeats, seed)
     each = list(dict.fromkeys(repeat for found in repeated.values() for repeat in found))
     draws = {
         number: draw(scores, chosen, rule_plan, window=window, seed=seed, repeat=number)
@@ -130,7 +131,16 @@ def run(
 
 
 def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repeat]]:
-    """Repeats of each kind of variation; the first of each is the same fine-tuning."""
+    """Repeats of each kind of variation; the first of each is the same fine-tuning.
+
+    Raises:
+        ConfigError: a kind that is named twice.
+    """
+    if len(set(vary)) < len(vary):
+        raise ConfigError(
+            f"runner.vary=[{','.join(vary)}] names something twice; filters, seeds or both are allowed, each once; try "
+            "runner.vary=[filters,seeds]"
+        )
     kinds = {
         "filters": [Repeat(number, seed) for number in range(repeats)],
         "seeds": [Repeat(0, seed + number) for number in range(repeats)],

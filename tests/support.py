@@ -1,10 +1,10 @@
 """Names that test files share."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runners.data.resident import Batch, Images, augmentation, epoch_order, epoch_words
+from runners.data.resident import Batch, Images
 from runners.storage.keys import Keys, Stage
 
 ROOT = Path(__file__).parents[1]
@@ -36,14 +36,21 @@ class Ended:
 Command = Callable[..., Ended]
 
 
+def resident(split: object) -> Images:
+    """A split that is known to lie in memory."""
+    assert isinstance(split, Images)
+    return split
+
+
 def augmented_epochs(
     images: Images, *, batch_size: int, crop_padding: int, flip: bool
 ) -> Callable[[int, int], Iterator[Batch]]:
     """The batches of any epoch, as a function of (seed, epoch)."""
-    draw = augmentation(images, crop_padding=crop_padding, flip=flip)
+    augmented = replace(images, crop_padding=crop_padding, flip=flip)
 
     def epochs(seed: int, epoch: int) -> Iterator[Batch]:
-        for index in epoch_order(len(images), seed, epoch, images.labels.device).split(batch_size):
-            yield draw(index, epoch_words(seed, epoch))
+        steps = augmented.steps(batch_size, stream=seed, augment=True)
+        steps.begin(epoch, position=0)
+        yield from (steps.draw(size) for size in steps.sizes)
 
     return epochs

@@ -1,8 +1,8 @@
 """One run: builds what its runner's signature names, runs it, and writes what comes of it."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.looking.reports import Stored, apply_reports, build_reports
+from runners.looking.reports import build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
@@ -39,7 +39,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     run, data = keys.run_name(values), built.data if built.has("splits") else ""
     if not values["rerun"]:
         run_folder.check_data(folder, run, data)
-    run_folder.start(folder, redacted(values), run, data)
+    run_folder.start(folder, redacted(values), run, data, threads=torch.get_num_threads())
     if built.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(built.device)
     results: Results = runner(**given)
@@ -51,29 +51,18 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     run_folder.finish(folder, provenance | {"command": command} | about | ended)
 
 
-def write_reports(values: Mapping[str, Any], folder: Path) -> None:
-    """Makes the tables and figures of the config's `reports` out of a finished run's tables, anew at every call.
-
-    Raises:
-        ConfigError: a report asks for a table that the run has not.
-    """
-    if values["reports"]:
-        known = json.loads((folder / run_folder.STATUS).read_text())["sha256"]
-        names = [Path(name).stem for name in known if name.endswith(".csv")]
-        tables, figures = apply_reports(Stored(folder, names), build_reports(values["reports"]))
-        for name, table in tables.items():
-            run_folder.write_table(folder, name, table)
-        for name, figure in figures.items():
-            run_folder.write_figure(folder, name, figure)
-
-
 def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built: Built) -> dict[str, Any]:
     """Arguments of the runner by name: options of its own YAML, and parts of the experiment."""
+    name = values["names"]["runner"]
     own = {key: keys.canonical(value) for key, value in values["runner"].items() if key != "_target_"}
+    if values["after"] != "finetune" and "fresh" not in signature(runner).parameters:
+        raise ConfigError(
+            f"after={values['after']} cannot be used with runner={name}, which trains nothing from new weights; finetune is "
+            "allowed; try runner=one_shot, or after=finetune"
+        )
     try:
         return arguments(runner, own, built)
     except Missing as error:
-        name = values["names"]["runner"]
         raise ConfigError(
             f"runner={name} asks for {error.parameter!r}; conf/runner/{name}.yaml has no such option, and no part of an "
             "experiment is called so (runners/command/built.py lists them); mend its signature or its YAML"
@@ -84,7 +73,7 @@ def _facts(built: Built) -> dict[str, Any]:
     """Facts about the parts that were built; a run that stored nothing has no keys."""
     found: dict[str, Any] = {"seed": built.values["seed"], "keys": {}, "reused": [], "seconds": {}}
     if built.has("engine"):
-        found |= {"precision": built.engine.arithmetic, "fused": built.engine.fused}
+        found["precision"] = built.engine.arithmetic
     if built.has("stages"):
         made, here = built.stages.made, built.stages.numerics
         mixed = len({here, *chain.from_iterable(made.made_on.values())}) > 1

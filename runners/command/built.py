@@ -1,6 +1,5 @@
 """Every part of an experiment, built from the config when a runner first names it."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,22 +9,24 @@ from typing import Any, cast
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from runners.data.counter import fold
-from runners.data.splits import Splits
+from runners.data.splits import Splits, make_splits, parted
+from runners.process import threads
 from runners.process.errors import ConfigError, UserError, is_out_of_memory
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
+from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
-from runners.training.engine import Engine, cuda_graph, gains_from_fusing
+from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
@@ -43,6 +44,8 @@ class Built:
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
+        begun = None if values["rerun"] else run_folder.begun_threads(folder, keys.run_name(values))
+        take_threads(values["threads"], begun)
         _prepare_torch()
 
     def __contains__(self, name: object) -> bool:
@@ -89,10 +92,10 @@ class Built:
     @cached_property
     def splits(self) -> Splits:
         """The data set, on the device."""
-        device = self.device
-        given = {key: value for key, value in self.values["dataset"].items() if key != "about"}
-        found: Splits = _instantiate(OmegaConf.create(given), "dataset")
-        size = "x".join(map(str, found.train.pixels.shape[1:]))
+        device, target = self.device, self.values["dataset"]["_target_"]
+        own, common = parted(get_method(target), self.values["dataset"])
+        found = make_splits(_instantiate(OmegaConf.create({"_target_": target, **own}), "dataset"), **common)
+        size = "x".join(map(str, found.example.shape[1:]))
         log.info(
             f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
             f"images of {size}; {self.values['dataset']['about']}"
@@ -101,8 +104,8 @@ class Built:
 
     @cached_property
     def data(self) -> str:
-        """Hash of the images and labels."""
-        return content(self.splits)
+        """Hash of the images and labels; of files that were hashed before and are as they were then, it is looked up."""
+        return remembered(Path(self.values["store"]), self.splits.read, self.values["dataset"], self.splits.content)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -204,8 +207,7 @@ class Built:
         """The engine of training steps: precision, compilation, graphs."""
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
-        fused = gains_from_fusing(self.model, self.device, found) and not self.values["compile"]
-        return Engine(found, compiled=self.values["compile"], fused=fused, capture=cuda_graph if captured else None)
+        return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)
 
     @cached_property
     def stages(self) -> Stages:
@@ -216,7 +218,7 @@ class Built:
             keys.Keys(keys.stage_options(self.values), contents),
             rerun=self.values["rerun"],
             lock=self.values["lock"],
-            numerics=facts.numerics(self.device, fused=self.has("engine") and self.engine.fused),
+            numerics=facts.numerics(self.device),
             watch=self.watch,
         )
 
@@ -233,10 +235,29 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def take_threads(asked: int | str, begun: int | None) -> None:
+    """Sets the CPU threads: OMP_NUM_THREADS, else `asked`, else Slurm's CPUs, else `begun`, else as many as CPUs are idle.
+
+    Args:
+        asked: a number or `auto`.
+        begun: threads of an earlier leg of this run.
+    """
+    if "OMP_NUM_THREADS" in os.environ:  # torch has read it
+        return
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if asked != "auto" or cpus.isdigit():
+        torch.set_num_threads(int(cpus if asked == "auto" else asked))
+        return
+    most = torch.get_num_threads()
+    found = min(most, begun or (threads.idle_cpus() if most > 1 else None) or most)
+    if found < most:
+        torch.set_num_threads(found)
+        why = "as this run began" if begun else "other processes use the rest, and threads that wait for each other are slow"
+        log.info(f"threads: {found} of {most} CPUs, {why}; threads={most} takes all")
+
+
 def _prepare_torch() -> None:
-    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing. Threads as Slurm gave them."""
-    if "OMP_NUM_THREADS" not in os.environ and (cpus := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
-        torch.set_num_threads(int(cpus))
+    """fp32 means fp32, and a sum has one order: no TF32, no algorithm picked by timing."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -260,13 +281,3 @@ def _instantiate(node: Any, what: str, *given: Any) -> Any:
         raise ConfigError(
             f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
         ) from error
-
-
-def content(splits: Splits) -> str:
-    """Hash of the images and labels, so that other data under the same name is other data."""
-    found = hashlib.sha256()
-    for images in (splits.train, splits.test):
-        for tensor in (images.pixels, images.labels):
-            found.update(str(tuple(tensor.shape)).encode())
-            found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()

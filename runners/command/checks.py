@@ -29,11 +29,6 @@ MANY = ("criteria", "reports")  # of functions, by name
 # When options contradict each other: which, why, and the way out.
 CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
     (
-        lambda config: config["after"] != "finetune" and config["names"]["runner"] in ("iterative", "random_pruning"),
-        "after=scratch_e or scratch_b with runner=iterative or random_pruning cannot be used; they are about fine-tuning",
-        "try runner=one_shot, or after=finetune",
-    ),
-    (
         lambda config: isinstance(config["ratio"], Mapping) and config["scope"] == "global",
         "ratio by layer with scope=global cannot be used; shares of single layers are a matter of scope=layer",
         "try scope=layer, or one number for ratio",
@@ -47,16 +42,6 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         lambda config: config["coupled"] == "mask" and config["ratio_of"] != "filters",
         "coupled=mask with ratio_of=params or macs cannot be used; filters that are only zeroed save neither",
         "try ratio_of=filters, coupled=skip or coupled=group",
-    ),
-    (
-        lambda config: (window := config["runner"].get("window")) is not None and window[0] >= window[1],
-        "runner.window must have a lower and a higher quantile of scores, from 0 to 1 (all filters)",
-        "try runner.window=[0,1]",
-    ),
-    (
-        lambda config: len(vary := config["runner"].get("vary", [])) != len(set(vary)),
-        "runner.vary names something twice; filters, seeds or both are allowed, each once",
-        "try runner.vary=[filters,seeds]",
     ),
     (
         lambda config: any(key in config["optimizer"] for key in ("lr", "weight_decay")),

@@ -23,6 +23,7 @@ from runners.command.arguments import CONF, check_arguments
 from runners.command.gate import resolved
 from runners.command.summary import summary
 from runners.command.watchdog import watched
+from runners.process import threads
 from runners.process.environment import variable
 from runners.process.errors import (
     INTERRUPTED,
@@ -45,6 +46,7 @@ UNEXPECTED = 1
 
 def main(root: Path) -> int:
     """Composes and runs what the arguments say; returns the exit code."""
+    threads.begin()
     OmegaConf.register_new_resolver("root", lambda name: str(root / name), replace=True)
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(resolved(_root_)), replace=True)
     OmegaConf.register_new_resolver("oc.env", variable, replace=True)
@@ -139,10 +141,10 @@ def _listen() -> None:
 def _finished(config: DictConfig, folder: Path) -> int:
     """Makes the reports of a finished run and shows it."""
     if config.reports:
-        from runners.command.build import write_reports
+        from runners.looking.reports import build_reports, report_on_run
 
         try:
-            write_reports(resolved(config), folder)
+            report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
             return _fail(str(error), error.exit_code)
     print(summary(folder))

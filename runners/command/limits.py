@@ -38,6 +38,7 @@ class TopLevel:
     data_root: Annotated[str | None, doc("a folder, or null to download")]
     device: Annotated[str, re.compile(r"auto|cpu|cuda(:\d+)?"), doc("auto, cpu, cuda or cuda:0, cuda:1, ...")]
     cuda_graph: Literal["auto", False]
+    threads: Literal["auto"] | Annotated[int, Ge(1)]
     lock: Literal["auto", "flock", "lease", "none"]
     sweep: Annotated[str | None, doc("the folder of a sweep, or null for the newest")]
     hang_minutes: Annotated[float, Gt(0)] | None

@@ -5,10 +5,8 @@ from pathlib import Path
 import torch
 from torchvision.datasets import CIFAR10
 
-from runners.data.download import Archive, prepare, wrong_file
-from runners.data.resident import Images
-from runners.data.splits import Splits, make_splits
-from runners.process.errors import DataError
+from runners.data.download import Archive, check_files, prepare
+from runners.data.raw import Pixels, Raw
 
 # The archive's SHA-256 is the one in Keras (keras.datasets.cifar10); those of its members are of files that have the MD5
 # sums in torchvision.datasets.CIFAR10.
@@ -28,17 +26,7 @@ ARCHIVE = Archive(
 )
 
 
-def cifar10(
-    *,
-    data_root: str | None,
-    download_root: str,
-    num_classes: int,
-    channels: int,
-    score_share: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    seed: int,
-) -> Splits:
+def cifar10(*, data_root: str | None, download_root: str) -> Raw:
     """The real 50,000 + 10,000 images (Krizhevsky 2009).
 
     Args:
@@ -50,26 +38,18 @@ def cifar10(
     root = Path(data_root or download_root)
     if data_root is None:
         prepare(ARCHIVE, root)
-    _check_files(root)
-    splits = [_read(root, train=train) for train in (True, False)]
-    images = [Images(pixels, labels, tuple(mean), tuple(std)) for pixels, labels in splits]
-    return make_splits(*images, num_classes=num_classes, channels=channels, score_share=score_share, seed=seed)
+    check_files(ARCHIVE.files, root)
+    return Raw(_read(root, train=True), _read(root, train=False), tuple(root / name for name in ARCHIVE.files))
 
 
-def _check_files(root: Path) -> None:
-    folder = root / CIFAR10.base_folder
-    if not folder.is_dir():
-        raise DataError(
-            f"data_root={root} has no folder {CIFAR10.base_folder!r}; torchvision's CIFAR-10 files are needed there; "
-            "give the folder above it, or leave data_root out to download"
-        )
-    if wrong := wrong_file(ARCHIVE, root):
-        raise DataError(
-            f"the files in {folder} are incomplete or do not have the published checksums ({wrong}); torchvision's CIFAR-10 "
-            "is needed; delete that folder and unpack or download it again"
-        )
+class Reader(CIFAR10):
+    """torchvision's reader without its MD5 sums, which take longer than the SHA-256 that was checked."""
+
+    train_list = [[name, None] for name, _ in CIFAR10.train_list]
+    test_list = [[name, None] for name, _ in CIFAR10.test_list]
+    meta = CIFAR10.meta | {"md5": None}
 
 
-def _read(root: Path, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    found = CIFAR10(root, train=train)
-    return torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets)
+def _read(root: Path, *, train: bool) -> Pixels:
+    found = Reader(root, train=train)
+    return Pixels(torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets))

@@ -54,7 +54,7 @@ def prepare(archive: Archive, root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root / f".{archive.name}.lock"):
-            if wrong_file(archive, root):
+            if wrong_file(archive.files, root):
                 _remove_left_behind(root)
                 if _digest(root / archive.name) != archive.sha256:
                     _fetch(archive, root / archive.name)
@@ -66,9 +66,28 @@ def prepare(archive: Archive, root: Path) -> None:
         ) from error
 
 
-def wrong_file(archive: Archive, root: Path) -> str:
-    """The first wanted file that is not there or not as it was published, and in what it differs; empty if all are right."""
-    for name, wanted in archive.files.items():
+def check_files(files: Mapping[str, str], root: Path) -> None:
+    """Looks for published files below `root`.
+
+    Raises:
+        DataError: one of them is missing, or has another SHA-256 than in `files`.
+    """
+    folder = root / next(iter(files)).partition("/")[0]
+    if not folder.is_dir():
+        raise DataError(
+            f"data_root={root} has no folder {folder.name!r}; the files as torchvision unpacks them are needed there; give the "
+            "folder above it"
+        )
+    if wrong := wrong_file(files, root):
+        raise DataError(
+            f"the files in {folder} are incomplete or do not have the published checksums ({wrong}); those that torchvision "
+            "unpacks are needed; delete that folder and unpack or download it again"
+        )
+
+
+def wrong_file(files: Mapping[str, str], root: Path) -> str:
+    """The first file that is missing or differs from its SHA-256, and what differs; empty if all are right."""
+    for name, wanted in files.items():
         found = _digest(root / name)
         if found != wanted:
             return f"{name} is missing" if found is None else f"{name} has the SHA-256 {found}, published is {wanted}"

@@ -2,35 +2,16 @@
 
 import torch
 
-from runners.data.resident import Images
-from runners.data.splits import Splits, make_splits
+from runners.data.raw import Pixels, Raw
 
 
-def fake(
-    *,
-    num_images: int,
-    channels: int,
-    image_size: int,
-    num_classes: int,
-    score_share: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    seed: int,
-) -> Splits:
+def fake(*, num_images: int, channels: int, image_size: int, num_classes: int, seed: int) -> Raw:
     """Noise whose brightness depends on the label, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
 
-    def images(n: int) -> Images:
+    def images(n: int) -> Pixels:
         labels = torch.arange(n) % num_classes
         noise = torch.randint(0, 128, (n, channels, image_size, image_size), generator=generator)
-        pixels = (noise + (labels * 127 // num_classes)[:, None, None, None]).to(torch.uint8)
-        return Images(pixels, labels, tuple(mean), tuple(std))
+        return Pixels((noise + (labels * 127 // num_classes)[:, None, None, None]).to(torch.uint8), labels)
 
-    return make_splits(
-        images(num_images),
-        images(num_images),
-        num_classes=num_classes,
-        channels=channels,
-        score_share=score_share,
-        seed=seed,
-    )
+    return Raw(images(num_images), images(num_images))

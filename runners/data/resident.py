@@ -18,16 +18,28 @@ Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images and the normalisation their network expects."""
+    """Labelled images, the normalisation their network expects, and the augmentation that leaves their labels right.
+
+    Args:
+        crop_padding: pixels of zeros around a training image before it is cropped at random; 0 crops nothing.
+        flip: mirror every second training image, at random.
+    """
 
     pixels: UInt8[Tensor, "images channels h w"]
     labels: Int64[Tensor, " images"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_padding: int = 0
+    flip: bool = False
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+    @property
+    def example(self) -> Float[Tensor, "1 channels h w"]:
+        """One normalised image, for tracing and timing."""
+        return self.normalise(self.pixels[:1])
 
     def to(self, device: torch.device) -> "Images":
         """The same images on `device`."""
@@ -45,16 +57,61 @@ class Images:
         return mean, std
 
     def normalise(self, pixels: UInt8[Tensor, "images channels h w"]) -> Float[Tensor, "images channels h w"]:
-        """What the network sees: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
+        """The network's input: (pixels / 255 - mean) / std, channel by channel, in channels-last memory."""
         nhwc = pixels.permute(0, 2, 3, 1).contiguous()
         mean, std = self._scale
         return nhwc.flatten(2).float().div_(255).sub_(mean).div_(std).view(nhwc.shape).permute(0, 3, 1, 2)
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes that make these images: shapes, pixels and labels."""
+        for tensor in (self.pixels, self.labels):
+            yield str(tuple(tensor.shape)).encode()
+            yield tensor.cpu().numpy().tobytes()
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All images once, in their own order; the last batch may be smaller."""
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
             beat()
             yield self.normalise(pixels), labels
+
+    def steps(self, batch_size: int, *, stream: int, augment: bool) -> "ResidentSteps":
+        """Training batches whose order and augmentation are functions of `stream` and the epoch alone."""
+        draw = augmentation(self, crop_padding=self.crop_padding if augment else 0, flip=self.flip and augment)
+        return ResidentSteps(len(self), batch_size, stream, draw, self.labels.device)
+
+
+class ResidentSteps:
+    """Training batches of resident images: the order and random words of an epoch, in tensors that stay where they are.
+
+    A captured step knows only the places of tensors, so `begin` writes into them, and `draw` counts its steps in one.
+    """
+
+    def __init__(self, n_images: int, batch_size: int, stream: int, draw: Draw, device: torch.device) -> None:
+        self.batch_size, self.stream, self.augmented = batch_size, stream, draw
+        sizes = (n_images, 3, 1)
+        self.order, self.words, self.position = (torch.zeros(size, dtype=torch.int64, device=device) for size in sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images of every step of an epoch; the last may have fewer."""
+        full, rest = divmod(len(self.order), self.batch_size)
+        return [self.batch_size] * full + [rest] * (rest > 0)
+
+    def begin(self, epoch: int, *, position: int) -> None:
+        """Starts an epoch of which `position` steps are finished."""
+        self.order.copy_(epoch_order(len(self.order), self.stream, epoch, self.order.device))
+        self.words.copy_(epoch_words(self.stream, epoch))
+        self.position.fill_(position)
+
+    def load(self) -> None:
+        """Nothing: all images lie on the device."""
+
+    def draw(self, size: int) -> Batch:
+        """The batch of the next step: augmented, normalised, on the device."""
+        place = self.position * self.batch_size + torch.arange(size, device=self.position.device)
+        batch = self.augmented(self.order.index_select(0, place), self.words)
+        self.position.add_(1)
+        return batch
 
 
 def epoch_order(n_images: int, seed: int, epoch: int, device: torch.device) -> Int64[Tensor, " images"]:
@@ -67,18 +124,28 @@ def epoch_words(seed: int, epoch: int) -> Int64[Tensor, " 3"]:
     return torch.tensor([fold(fold(seed, epoch), which) for which in (1, 2, 3)])
 
 
+def all_runs(flat: UInt8[Tensor, " bytes"], length: int) -> UInt8[Tensor, "runs length"]:
+    """Every run of `length` bytes, from any byte on, as a view: of [7, 8, 9] by two [7, 8] and [8, 9]."""
+    return flat.as_strided((flat.numel() - length + 1, length), (1, 1))
+
+
 def augmentation(images: Images, *, crop_padding: int, flip: bool) -> Draw:
     """Cropped and mirrored images, as a function of which images and of an epoch's random words.
 
     Uniform crops out of the zero-padded image and mirror images with probability one half, drawn independently for
     every image and epoch. The padded images and their mirror images are laid down once, row after row; a crop is the
     rows that begin where it begins. All of it is work on the device, of fixed shape: a CUDA graph can hold it.
+
+    Example: one image [[1, 2], [3, 4]] of one channel, `crop_padding` 1, no mirror images.
+        padded, byte by byte:  0 0 0 0  0 1 2 0  0 3 4 0  0 0 0 0   (a row is 4 bytes: the pitch)
+        rows of a crop:        `runs[b]` is the bytes b and b + 1; 15 of them, a view
+        down 1, right 0:       begins at byte 1 * 4 + 0 = 4, so its rows begin at 4 and 8
+        the crop:              runs[[4, 8]] is [[0, 1], [0, 3]]
     """
     n_images, channels, height, width = images.pixels.shape
     padded = F.pad(images.pixels, (crop_padding,) * 4).permute(0, 2, 3, 1)
     copies = torch.stack([padded, padded.flip(2)] if flip else [padded]).flatten()
-    # All runs of one crop's row of bytes, from any byte on: a view.
-    runs = copies.as_strided((copies.numel() - width * channels + 1, width * channels), (1, 1))
+    runs = all_runs(copies, width * channels)
     pitch, offsets = (width + 2 * crop_padding) * channels, 2 * crop_padding + 1
     rows = torch.arange(height, device=copies.device) * pitch
 

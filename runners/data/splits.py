@@ -1,70 +1,160 @@
-"""The three parts of a data set, and the seeded choice of the part that scores filters."""
+"""The three parts of a data set, made from raw images: normalisation, random labels and the part that scores filters."""
 
-from dataclasses import dataclass
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from runners.data.counter import permutation
+from runners.data.counter import fold, permutation, random_integers
+from runners.data.raw import Files, Pixels, Raw
 from runners.data.resident import Images
-from runners.process.errors import DataError
+from runners.data.streamed import Streamed
+from runners.process.errors import ConfigError, DataError
+
+S = TypeVar("S", bound=Images | Streamed)
 
 
 @dataclass(frozen=True)
-class Splits:
-    """What a runner gets of a data set: `score` is a fixed part of `train`, and `test` only ever measures."""
+class Splits(Generic[S]):
+    """The splits a runner gets of a data set: `score` is a fixed part of `train`, and `test` only ever measures.
 
-    train: Images
-    score: Images
-    test: Images
+    Args:
+        read: the files from which the pixels were read.
+    """
+
+    train: S
+    score: S
+    test: S
+    read: tuple[Path, ...] = ()
 
     @property
     def example(self) -> Float[Tensor, "1 channels h w"]:
         """One normalised image, for tracing and timing."""
-        return self.train.normalise(self.train.pixels[:1])
+        return self.train.example
 
     def to(self, device: torch.device) -> "Splits":
         """The same splits on `device`."""
-        return Splits(self.train.to(device), self.score.to(device), self.test.to(device))
+        return replace(self, train=self.train.to(device), score=self.score.to(device), test=self.test.to(device))
+
+    def content(self) -> str:
+        """Hash of the images and labels, so that other data under the same name is other data."""
+        found = hashlib.sha256()
+        for split in (self.train, self.test):
+            for part in split.content():
+                found.update(part)
+        return found.hexdigest()
 
 
-def make_splits(train: Images, test: Images, *, num_classes: int, channels: int, score_share: float, seed: int) -> Splits:
-    """Splits with `score_share` of the training images set apart (not taken away) for scoring.
+def parted(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys of a data set's YAML that `dataset` names, and those that `make_splits` names; some are in both.
 
     Raises:
+        ConfigError: a key that neither takes, or an argument without a key.
+    """
+    parameters = [inspect.signature(function).parameters for function in (dataset, make_splits)]
+    known = {"_target_": None, "about": None, "raw": None} | dict(parameters[0]) | dict(parameters[1])
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"dataset.{unknown[0]} is no option; {dataset.__name__} does not take it; leave it out")
+    needed = {key for each in parameters for key, parameter in each.items() if parameter.default is parameter.empty}
+    if missing := sorted(needed - set(given) - {"raw"}):
+        raise ConfigError(f"dataset.{missing[0]} has no value; {dataset.__name__} needs one; add dataset.{missing[0]}=...")
+    own, common = ({key: value for key, value in given.items() if key in each} for each in parameters)
+    return own, common
+
+
+def load(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> Splits:
+    """The splits of a data set by the keys of its YAML.
+
+    Raises:
+        ConfigError: as `parted`.
+        DataError: as `dataset` and `make_splits`.
+    """
+    own, common = parted(dataset, given)
+    return make_splits(dataset(**own), **common)
+
+
+def make_splits(
+    raw: Raw,
+    *,
+    num_classes: int,
+    channels: int,
+    score_share: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int,
+    random_labels: float = 0,
+    crop_padding: int = 0,
+    flip: bool = False,
+) -> Splits:
+    """Splits with `score_share` of the training images set apart (not taken away) for scoring.
+
+    Args:
+        random_labels: share of the training images whose label is drawn at random from all classes, the right one too.
+        crop_padding: of training images in memory, as in `Images`; files are cropped by their `crop_scale`.
+        flip: mirror every second training image, at random.
+
+    Raises:
+        ConfigError: `crop_padding` of files.
         DataError: an empty split, labels outside 0 .. `num_classes` - 1, images with another number of channels, or a
             normalisation of the wrong length.
     """
-    for name, images in (("training", train), ("test", test)):
-        _check(name, images, num_classes, channels)
+    for name, part in (("training", raw.train), ("test", raw.test)):
+        _check(name, part, num_classes, channels)
+    if not len(mean) == len(std) == channels:
+        raise DataError(
+            f"dataset.mean has {len(mean)} and dataset.std {len(std)} values for {channels} channels; each needs one a "
+            "channel; give as many"
+        )
+    drawn = replace(raw.train, labels=_with_random(raw.train.labels, random_labels, num_classes, seed))
+    train, test = (_source(part, tuple(mean), tuple(std), crop_padding, flip) for part in (drawn, raw.test))
     n_score = int(len(train) * Decimal(str(score_share)))
     if n_score < 2:
         raise DataError(
             f"dataset.score_share={score_share} of {len(train):,} training images is {n_score}; at least two must score; "
             "choose a larger share"
         )
-    chosen = permutation(len(train), seed).to(train.pixels.device)[:n_score].sort().values
-    return Splits(train, train.take(chosen), test)
+    return Splits(train, train.take(permutation(len(train), seed)[:n_score].sort().values), test, raw.read)
 
 
-def _check(name: str, images: Images, num_classes: int, channels: int) -> None:
-    if not len(images):
+def _source(
+    part: Pixels | Files, mean: tuple[float, ...], std: tuple[float, ...], crop_padding: int, flip: bool
+) -> Images | Streamed:
+    if isinstance(part, Pixels):
+        return Images(part.pixels, part.labels, mean, std, crop_padding, flip)
+    if crop_padding:
+        raise ConfigError(
+            f"dataset.crop_padding={crop_padding} is of images in memory; files are cropped by dataset.crop_scale; leave it out"
+        )
+    return Streamed(part, part.labels, mean, std, flip)
+
+
+def _with_random(labels: Tensor, share: float, num_classes: int, seed: int) -> Tensor:
+    """The labels, some of them drawn at random; which ones and what depends on `seed` alone."""
+    if not share:
+        return labels
+    stream = fold(seed, *b"random labels")
+    chosen = permutation(len(labels), stream)[: int(len(labels) * Decimal(str(share)))]
+    return labels.index_put((chosen,), random_integers(chosen, num_classes, fold(stream, 1)))
+
+
+def _check(name: str, part: Pixels | Files, num_classes: int, channels: int) -> None:
+    if not len(part.labels):
         raise DataError(f"the {name} split is empty; at least one image is needed; look at the data set's files")
-    low, high = int(images.labels.min()), int(images.labels.max())
+    low, high = int(part.labels.min()), int(part.labels.max())
     if low < 0 or high >= num_classes:
         raise DataError(
             f"{name} labels run from {low} to {high}; dataset.num_classes={num_classes} allows 0 to {num_classes - 1}; "
             "set dataset.num_classes to what the files hold"
         )
-    if images.pixels.shape[1] != channels:
+    if part.channels != channels:
         raise DataError(
-            f"the {name} images have {images.pixels.shape[1]} channels and dataset.channels={channels}; they must agree; "
+            f"the {name} images have {part.channels} channels and dataset.channels={channels}; they must agree; "
             "set dataset.channels to what the files hold"
-        )
-    if not len(images.mean) == len(images.std) == channels:
-        raise DataError(
-            f"dataset.mean has {len(images.mean)} and dataset.std {len(images.std)} values for {channels} channels; each "
-            "needs one a channel; give as many"
         )

@@ -1,1 +1,1 @@
-"""What has become of runs: the state of a sweep, its tables, and what this machine can do."""
+"""Runners that look at runs that are there: status and report of a sweep, and the fitness of this machine."""

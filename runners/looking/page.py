@@ -1,7 +1,7 @@
 """The report of a sweep as one page of Markdown, and as LaTeX."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +12,9 @@ from runners.looking.origin import origins
 from runners.looking.pivot import Pivot, aligned
 from runners.looking.state import counts
 from runners.looking.sweep import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_LISTED = 20
 MOST_ROWS = 60  # of a table on the page
@@ -40,16 +43,12 @@ def markdown_page(
         "",
         markdown(_completeness(collected)),
         *(["", *_reasons(collected)] if collected.missing else []),
+        *(["", f"Cells: {HOW}."] if pivots else []),
     ]
     for name, table in pivots.items():
-        title = f"{markdown(name)}: {markdown(next(iter(repeated[name].values)))}, {HOW}"
-        lines += [
-            "",
-            f"{title}."
-            if len(table.rows) <= MOST_ROWS
-            else f"{title}: {len(table.rows)} rows, in {markdown(name)}{OVER_SEEDS}.csv.",
-        ]
-        lines += ["", table.markdown()] if len(table.rows) <= MOST_ROWS else []
+        lines += ["", f"{markdown(name)}: {markdown(next(iter(repeated[name].values)))}"]
+        few = len(table.rows) <= MOST_ROWS
+        lines += ["", table.markdown()] if few else [f"({len(table.rows)} rows, in {markdown(name)}{OVER_SEEDS}.csv)"]
     lines += [
         *made,
         "",
@@ -63,18 +62,19 @@ def markdown_page(
     return "\n".join(lines)
 
 
-def made_tables(tables: Mapping[str, pd.DataFrame], figures: Collection[str]) -> list[str]:
-    """The reports' tables of few rows, and the names of the others."""
+def made_lines(made: "Mapping[str, pd.DataFrame | Figure]") -> list[str]:
+    """The experiment's reports: their tables of few rows, and the names of the others and of figures."""
     lines: list[str] = []
-    for name, table in tables.items():
-        few = len(table) <= MOST_ROWS
-        lines += ["", f"{markdown(name)}:" if few else f"{markdown(name)}: {len(table)} rows, in {markdown(name)}.csv."]
-        if few:
-            cells = [
-                [markdown(_short_number(value)) for value in row] for row in zip(*plain_columns(table).values(), strict=True)
-            ]
-            lines += ["", aligned([[markdown(str(column)) for column in table], *cells])]
-    return [*lines, *(line for name in figures for line in ("", f"{markdown(name)}: {markdown(name)}.png."))]
+    for name, table in made.items():
+        if not isinstance(table, pd.DataFrame):
+            lines += ["", f"{markdown(name)}: {markdown(name)}.png"]
+        elif len(table) > MOST_ROWS:
+            lines += ["", f"{markdown(name)}: {len(table)} rows, in {markdown(name)}.csv"]
+        else:
+            cells = zip(*plain_columns(table).values(), strict=True)
+            rows = [[markdown(_short_number(value)) for value in row] for row in cells]
+            lines += ["", f"{markdown(name)}:", "", aligned([[markdown(str(column)) for column in table], *rows])]
+    return lines
 
 
 def plain_columns(table: pd.DataFrame) -> dict[str, list[Any]]:
@@ -94,7 +94,7 @@ def latex_page(sweep: Sweep, collected: Collected, repeated: Mapping[str, OverSe
         about = f"% {_ascii(name)}: {_ascii(next(iter(repeated[name].values)))}"
         few = len(table.rows) <= MOST_ROWS
         lines += [about, table.latex()] if few else [f"{about}: {len(table.rows)} rows, in the CSV"]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _ascii(text: str) -> str:

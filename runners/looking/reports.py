@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
+from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, call
+from runners.storage.folder import FACTS, STATUS, write_figure, write_table
 from runners.storage.tables import read_table
 
 if TYPE_CHECKING:
@@ -98,31 +100,70 @@ def apply_reports(
 
     Args:
         tables: what the reports' parameters may name.
-        taken: names that are a figure's already.
+        taken: names of figures that there are already.
 
     Raises:
-        ConfigError: a report asks for a table that there is not, bears the name of one, or refuses these tables (ValueError).
+        ConfigError: as `apply_report`.
     """
     made: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
     for name, report in reports.items():
-        if name in tables or name in taken:
-            raise ConfigError(f"reports.{name} bears the name of a table or figure that there is; choose another name")
-        try:
-            result = call(report, made, tables)
-        except (LookupError, ValueError) as error:
-            if isinstance(error, Missing):
-                raise ConfigError(
-                    f"reports.{name} asks for a table that this runner does not make ({error}); choose another runner, or put "
-                    "the report that makes it first"
-                ) from error
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise ConfigError(
-                f"reports.{name} cannot be made of these tables ({type(error).__name__}: {reason}); everything else is "
-                f"written; leave it out with reports.{name}=null"
-            ) from error
+        result = apply_report(name, report, made, tables, taken)
         if isinstance(result, pd.DataFrame):
             made[name] = result
         else:
             figures[name] = result
     return made, figures
+
+
+def apply_report(
+    name: str,
+    report: Report,
+    made: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame],
+    taken: Collection[str] = (),
+) -> "pd.DataFrame | Figure":
+    """The table or the figure that one report makes.
+
+    Args:
+        made: tables of earlier reports.
+
+    Raises:
+        ConfigError: it asks for a table that there is not, bears the name of one, or refuses these tables.
+    """
+    if name in tables or name in taken:
+        raise ConfigError(f"reports.{name} bears the name of a table or figure that there is; choose another name")
+    try:
+        return call(report, made, tables)
+    except (LookupError, ValueError) as error:
+        if isinstance(error, Missing):
+            raise ConfigError(
+                f"reports.{name} asks for a table that this runner does not make ({error}); choose another runner, or put the "
+                "report that makes it first"
+            ) from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(
+            f"reports.{name} cannot be made of these tables ({type(error).__name__}: {reason}); everything else is written; "
+            f"leave it out with reports.{name}=null"
+        ) from error
+
+
+def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
+    """Makes the reports of a finished run from the tables in its folder, and writes them there, over those of an earlier time.
+
+    The run's tables are those whose hashes `status.json` has. A report that a run of an earlier version holds among them stays
+    as it was made.
+
+    Raises:
+        ConfigError: as `apply_report`.
+        ResourceError: the folder takes no files.
+    """
+    if not reports:
+        return
+    own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
+    kept = own if "tables" not in read_object(folder / FACTS) else set()
+    made, figures = apply_reports(Stored(folder, own), {name: report for name, report in reports.items() if name not in kept})
+    for name, table in made.items():
+        write_table(folder, name, table)
+    for name, figure in figures.items():
+        write_figure(folder, name, figure)

@@ -84,7 +84,7 @@ def state_of(job: Job) -> State:
 
 
 def counts(states: Iterable[State]) -> str:
-    """How many there are of each state: `12 done, 1 failed`."""
+    """The number of jobs in each state: `12 done, 1 failed`."""
     names = [state.name for state in states]
     return ", ".join(f"{names.count(name)} {name}" for name in STATES if name in names)
 

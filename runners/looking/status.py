@@ -25,7 +25,7 @@ def run(sweep: str | None, outputs: str) -> Seen:
 
 
 def status(sweep: Path) -> str:
-    """How many jobs are in which state, a line a job, and the command that goes on with what is not done.
+    """The number of jobs in each state, a line a job, and the command that goes on with what is not done.
 
     Raises:
         ConfigError: the manifest is missing, damaged or of a newer version.

@@ -1,1 +1,1 @@
-"""How good a network is, and what it costs."""
+"""Quality and cost of networks: accuracy, parameters, multiply-adds, memory, time."""

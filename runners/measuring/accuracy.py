@@ -1,4 +1,4 @@
-"""The accuracy table: what each stage of a network is worth, and what it costs."""
+"""The accuracy table: quality and cost of each stage of a network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,14 @@ from torch import nn
 
 from runners.data.splits import Splits
 from runners.measuring.cost import WARM_UP, cost
-from runners.measuring.evaluate import evaluate
+from runners.measuring.evaluate import measure
+from runners.tasks.classification import CLASSIFICATION
+from runners.tasks.task import NETWORK, Task
 
 
-def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def accuracy(
+    networks: Mapping[str, nn.Module], splits: Splits, histories: Mapping[str, pd.DataFrame], *, task: Task = CLASSIFICATION
+) -> pd.DataFrame:
     """One row a stage, on the test split.
 
     `top1_pct` is of the last epoch. `best_top1_pct` and `best_epoch` show apart what choosing the epoch on the test
@@ -22,25 +26,19 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
     rows: list[dict[str, Any]] = []
     epochs = 0
     for stage, network in networks.items():
-        epochs += len(histories.get(stage, ()))
-        quality, price, best = (
-            evaluate(network, splits.test),
-            cost(network, splits.example),
-            _best(histories.get(stage)),
-        )
+        history = histories.get(stage, pd.DataFrame())
+        epochs += len(history)
+        quality, price = measure({NETWORK: network}, splits.test, task), cost(network, splits.example)
+        counts = {name: value for name, value in quality.items() if name.startswith("n_")}
         rows.append(
             {
                 "stage": stage,
-                "top1_pct": quality.top1_pct,
-                "top5_pct": quality.top5_pct,
-                "loss_nats": quality.loss_nats,
+                **{name: value for name, value in quality.items() if name not in counts},
                 "params": price.params,
                 "macs": price.macs,
                 "latency_ms": round(price.latency_ms, 3),
-                "n_correct": quality.n_correct,
-                "n_images": quality.n_images,
-                "best_top1_pct": best[0],
-                "best_epoch": best[1],
+                **counts,
+                **task.best(history),
                 "peak_activation_bytes": price.peak_activation_bytes,
                 "latency_batch": price.batch,
                 "latency_dtype": price.dtype,
@@ -50,11 +48,5 @@ def accuracy(networks: Mapping[str, nn.Module], splits: Splits, histories: Mappi
                 "epochs": epochs,
             }
         )
-    return pd.DataFrame(rows).astype({"best_top1_pct": float, "best_epoch": "Int64"})
-
-
-def _best(history: pd.DataFrame | None) -> tuple[float | None, int | None]:
-    if history is None or history.empty:
-        return None, None
-    best = history.iloc[int(history["test_top1_pct"].to_numpy().argmax())]
-    return float(best["test_top1_pct"]), int(best["epoch"])
+    table = pd.DataFrame(rows)
+    return table.astype({name: "Int64" for name in table if str(name).endswith("_epoch")})

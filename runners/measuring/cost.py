@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, memory for activations, time."""
+"""The cost of a network: parameters, multiply-adds, memory for activations, time."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -95,5 +95,5 @@ class _LiveTensors(TorchDispatchMode):
 
 
 def _address(value: Tensor) -> int:
-    """What tells one piece of memory from another, shared by all views of it."""
+    """Identity of a piece of memory, the same for all views of it."""
     return value.untyped_storage()._cdata

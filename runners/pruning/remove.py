@@ -1,13 +1,14 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -28,18 +29,17 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
         ConfigError: a filter that may not go, filters tied to it that would stay, or a grouped convolution whose groups
             would no longer be equal.
     """
-    keeps = _keeps(network, channels, removed)
+    modules = _modules(network)
+    keeps = _keeps(modules, channels, removed)
     # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
     memo: dict[int, Any] = {}
-    modules = _modules(network)
     for name, (inputs, outputs) in keeps.items():
         for value, part in _parts(modules[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
-    _copy_leaves(network, memo)
+    _copy_modules(network, memo)
     smaller = deepcopy(network, memo)
-    modules = _modules(smaller)
     for name, (inputs, outputs) in keeps.items():
-        _set_widths(modules[name], int(inputs.sum()), int(outputs.sum()))
+        _set_widths(memo[id(modules[name])], int(inputs.sum()), int(outputs.sum()))
     return smaller
 
 
@@ -64,7 +64,7 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
         ConfigError: as `remove`.
     """
     modules = _modules(network)
-    for name, (_, outputs) in _keeps(network, channels, removed).items():
+    for name, (_, outputs) in _keeps(modules, channels, removed).items():
         module, gone = modules[name], torch.from_numpy(~outputs)
         if name not in channels.writes and not isinstance(module, _BatchNorm):
             continue
@@ -76,12 +76,11 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
                 parameter[gone.to(parameter.device)] = 0
 
 
-def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
+def _keeps(modules: Mapping[str, nn.Module], channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
     """Module -> which inputs and which outputs stay, of every module that loses some."""
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
-    stays[list(_groups(channels, removed))] = False
-    modules = _modules(network)
+    stays[_groups(channels, removed)] = False
     keeps: dict[str, tuple[Kept, Kept]] = {}
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
         inputs = stays[channels.reads[name]]
@@ -92,13 +91,13 @@ def _keeps(network: nn.Module, channels: Channels, removed: Removed) -> dict[str
     return keeps
 
 
-def _groups(channels: Channels, removed: Removed) -> set[int]:
+def _groups(channels: Channels, removed: Removed) -> Int64[np.ndarray, " groups"]:
     """The groups of the removed filters, each of which must be free."""
-    groups = {int(group) for layer, filters in removed.items() for group in channels.writes[layer][list(filters)]}
-    for group in groups:
-        if reason := channels.fixed.get(group):
-            layers = ", ".join(layer for layer, written in channels.writes.items() if group in written)
-            raise ConfigError(f"a filter of {layers} cannot be removed: it {reason}; leave it out")
+    chosen = [channels.writes[layer][list(filters)] for layer, filters in removed.items()]
+    groups = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
+    for group in groups[np.isin(groups, list(channels.fixed))].tolist():
+        layers = ", ".join(layer for layer, written in channels.writes.items() if group in written)
+        raise ConfigError(f"a filter of {layers} cannot be removed: it {channels.fixed[group]}; leave it out")
     return groups
 
 
@@ -107,7 +106,9 @@ def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, remo
     if not isinstance(module, _ConvNd | nn.Linear):
         return
     # A linear layer has no filters to rank, and goes along.
-    if isinstance(module, _ConvNd) and set(np.flatnonzero(~outputs).tolist()) - set(removed):
+    gone = ~outputs
+    gone[list(removed)] = False
+    if isinstance(module, _ConvNd) and gone.any():
         raise ConfigError(
             f"filters of {name} are tied to filters that would be removed elsewhere; tied filters stay or go "
             "together; remove them in every layer of the group, or in none"
@@ -129,21 +130,40 @@ def _modules(network: nn.Module) -> dict[str, nn.Module]:
     return dict(network.named_modules(remove_duplicate=False))
 
 
-def _copy_leaves(network: nn.Module, memo: dict[int, Any]) -> None:
-    """Copies PyTorch's own layers into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
-    for module in network.modules():
-        for buffer in module._buffers.values():
-            if type(buffer) is Tensor and id(buffer) not in memo:
-                memo[id(buffer)] = buffer.detach().clone()
-        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
-            copy = memo[id(module)] = module.__new__(type(module))
-            copy.__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
+def _copy_modules(network: nn.Module, memo: dict[int, Any]) -> None:
+    """Copies modules into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
+    modules = [module for module in network.modules() if _copies_plainly(type(module))]
+    for module in modules:
+        memo[id(module)] = module.__new__(type(module))
+        for value in [*module._parameters.values(), *module._buffers.values()]:
+            if id(value) in memo or type(value) not in (nn.Parameter, Tensor):
+                continue
+            copy = value.detach().clone()
+            memo[id(value)] = nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
+    for module in modules:
+        memo[id(module)].__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
+
+
+@cache
+def _copies_plainly(kind: type) -> bool:
+    """True for classes whose instances are what is in their `__dict__`: no way of copying of their own, and no slots."""
+    own = {"__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__"}
+    return not any(
+        own & vars(base).keys()
+        for base in kind.__mro__
+        if base is not object and not base.__module__.startswith("torch.nn.modules.")
+    )
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) in UNCHANGING:
+    kind = type(value)
+    if kind in UNCHANGING or kind is tuple and all(type(part) in UNCHANGING for part in value):
         return value
-    return type(value)() if type(value) in (OrderedDict, dict, set) and not value else deepcopy(value, memo)
+    if kind in (OrderedDict, dict, set) and not value:
+        return kind()
+    if kind is dict and all(part is None or id(part) in memo for part in value.values()):
+        return {key: None if part is None else memo[id(part)] for key, part in value.items()}
+    return deepcopy(value, memo)
 
 
 def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,6 +186,8 @@ def _kept_weight(module: _ConvNd | nn.Linear, inputs: Kept, outputs: Kept) -> Te
     if isinstance(module, _ConvNd) and _is_depthwise(module):
         return weight.index_select(0, _index(first).to(weight.device))
     rows = np.flatnonzero(first)
+    if groups == 1:
+        return weight.index_select(0, _index(first).to(weight.device)).index_select(1, _index(second).to(weight.device))
     columns = np.stack([np.flatnonzero(part) for part in second.reshape(groups, -1)])
     # One gather of whole kernels, so that no tensor of a size in between is made.
     index = rows[:, None] * weight.shape[1] + columns[rows * groups // len(first)]

@@ -1,6 +1,6 @@
 """One pass over the scoring images, for all criteria together."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, Inputs, Labelled, needs
-from runners.data.resident import Images
+from runners.data.source import Source
 from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
 from runners.scoring.sites import changed_in_place, filters, find_sites
+from runners.tasks.classification import summed_loss
 from runners.tracing.channels import follow
 
 Weight = Float[Tensor, "out *kernel"]
@@ -62,10 +62,11 @@ def observe(
     network: nn.Module,
     layers: Sequence[str],
     criteria: Mapping[str, DataCriterion],
-    images: Images,
+    images: Source,
     *,
     gradients: bool,
     batch_size: int,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = summed_loss,
 ) -> Observations:
     """Shows `images` once: forwards in eval mode and fp32, and backwards if a criterion needs it.
 
@@ -74,6 +75,7 @@ def observe(
     Args:
         layers: those to look at.
         gradients: true if a criterion needs the mean gradient of their weights.
+        loss_of: the task's loss of (outputs, labels), summed over images.
 
     Raises:
         NumericalError: the loss is not a number.
@@ -90,7 +92,7 @@ def observe(
             stop_if_requested("while filters were scored")
             # Without weights to differentiate by, the images stand in, so that the gradient passes every layer.
             sources = list(sought.values()) or [x.requires_grad_(backward)]
-            loss = F.cross_entropy(observed.show(x, labels), labels, reduction="sum")
+            loss = loss_of(observed.show(x, labels), labels)
             _check(loss)
             if backward:
                 found = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
@@ -143,11 +145,11 @@ class _Observed(fx.Interpreter):
             output = value.detach().clone() if changed_in_place(self.module, n) else value.detach()
             version, labels = output._version, self.labels
 
-            def show(grad: Tensor) -> None:
+            def look(grad: Tensor) -> None:
                 assert output._version == version, f"{n} was overwritten before its gradient came"
                 self._show(watchers, Gates(output, grad, labels=labels))
 
-            value.register_hook(show)
+            value.register_hook(look)
         return value
 
     def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from analysis.ensemble import Ensemble, mean_rank
 from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs, needs_of_layer
 from criteria.median import TOLERANCE
-from runners.data.resident import Images
+from runners.data.source import Source
 from runners.process.errors import ConfigError, NumericalError
 from runners.scoring.observation import Observations, observe
 from runners.scoring.sites import filters, find_batchnorm
@@ -63,7 +63,7 @@ def score(
     network: nn.Module,
     channels: Channels,
     criteria: Mapping[str, Ranking],
-    images: Images | None = None,
+    images: Source | None = None,
     *,
     batch_size: int = 128,
     layers: Sequence[str] | None = None,
@@ -121,7 +121,7 @@ def _table(found: Sequence[tuple[str, int, str, np.ndarray]]) -> pd.DataFrame:
 
 
 def _seen(
-    network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Images | None, batch_size: int
+    network: nn.Module, layers: Sequence[str], criteria: Mapping[str, Criterion], images: Source | None, batch_size: int
 ) -> Observations:
     """The states and gradients from one pass over the images; without a criterion that needs images there is no pass."""
     from_data = {name: each for name, each in criteria.items() if isinstance(each, DataCriterion)}
@@ -157,6 +157,8 @@ def _scores(criterion: Criterion, views: Mapping[type, Any], state: Tensor | Non
 
 
 def _check_members(name: str, ensemble: Ensemble, criteria: Mapping[str, Ranking]) -> None:
+    if len(set(ensemble.members)) < len(ensemble.members):
+        raise ConfigError(f"criterion {name!r} has the members {list(ensemble.members)}; each counts once; take the others out")
     known = [other for other, each in criteria.items() if not isinstance(each, Ensemble)]
     if unknown := [member for member in ensemble.members if member not in known]:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where in the traced graph a layer's output can be seen, which BatchNorm reads it, and what the papers number."""
+"""The nodes of the traced graph that hold a layer's output, the BatchNorm that reads it, and the papers' numbers of layers."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def find_sites(traced: fx.GraphModule, layer: str) -> dict[Site, list[fx.Node]]:
     """The nodes at which the output of `layer` can be seen; several where it runs several times.
 
     `conv_out` is right behind it, `post_act` behind the BatchNorm and the activation function that follow, as far as there
-    are any. Followed is what is connected, never what is called so.
+    are any. We follow edges of the graph, never names of modules.
     """
     nodes = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer]
     return {"conv_out": nodes, "post_act": [_post_act(traced, node) for node in nodes]}
@@ -44,7 +44,7 @@ def filters(network: nn.Module, layer: str, weight: Tensor | None = None, *, leg
 def find_batchnorm(traced: fx.GraphModule, channels: Channels, layer: str) -> BatchNorm | None:
     """Scale and shift that the BatchNorm which reads the output of `layer` first gives its channels.
 
-    Between them may lie what leaves every channel to itself: an activation function, dropout, a concatenation (DenseNet).
+    Between the two may lie operations that do not mix channels: an activation function, dropout, a concatenation (DenseNet).
     Behind a sum it is no longer this layer's output. None without BatchNorm, or with one that has no scale.
     """
     passes = _is(traced, ACTIVATIONS | PASSES | JOINS)
@@ -71,7 +71,7 @@ def _slice(module: _BatchNorm, reads: Groups, writes: Groups) -> BatchNorm | Non
 
 
 def changed_in_place(traced: nn.Module, node: fx.Node) -> bool:
-    """Whether a later operation overwrites the node's tensor."""
+    """True if a later operation overwrites the node's tensor."""
     return any(user.args and user.args[0] is node and _works_in_place(traced, user) for user in node.users)
 
 
@@ -123,7 +123,7 @@ def _is_batchnorm(traced: nn.Module, node: fx.Node) -> bool:
 
 
 def _is(traced: fx.GraphModule, names: frozenset[str]) -> Kind:
-    """Whether a node's module, function or method has one of these names."""
+    """A test of a node: true if its module, function or method has one of these names."""
 
     def test(node: fx.Node) -> bool:
         return node.op.startswith("call") and _name(traced, node).strip("_").replace("_", "").lower() in names

@@ -59,11 +59,27 @@ def units_to_go(plan: Plan, scores: UnitScores) -> tuple[Whole, Whole]:
 
 
 def exact_sums(values: Float64[np.ndarray, " n"], starts: Int64[np.ndarray, " rows+1"]) -> Float64[np.ndarray, " rows"]:
-    """The sum of every row, rounded once; in any order of its values the same."""
-    if len(values) == len(starts) - 1:
-        return values
-    numbers = values.tolist()
-    return np.array([fsum(numbers[start:end]) for start, end in pairwise(starts.tolist())])
+    """The sum of every row, rounded once: it does not depend on the order of the values."""
+    sizes = np.diff(starts)
+    total, rest = np.zeros(len(sizes)), np.zeros(len(sizes))
+    exact = np.ones(len(sizes), dtype=bool)
+    with np.errstate(invalid="ignore"):  # rows with an infinite value, which the last line adds up
+        for place in range(sizes.max(initial=0)):
+            rows = np.flatnonzero(sizes > place)
+            total[rows], error = _two_sum(total[rows], values[starts[rows] + place])
+            rest[rows], lost = _two_sum(rest[rows], error)
+            exact[rows] &= lost == 0
+        sums = total + rest
+    for row in np.flatnonzero(~exact).tolist():
+        sums[row] = fsum(values[starts[row] : starts[row + 1]])
+    return sums
+
+
+def _two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded sum and what rounding lost; together they are exact (Knuth 1969, section 4.2.2)."""
+    total = a + b
+    shifted = total - a
+    return total, (a - (total - shifted)) + (b - shifted)
 
 
 def in_steps(units: Units, scores: UnitScores) -> Steps:

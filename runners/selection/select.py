@@ -54,7 +54,8 @@ def selection(plan: Plan, scores: UnitScores) -> pd.DataFrame:
     """The table of a plan in which the units with the lowest scores go."""
     channels, units = plan.channels, plan.units
     wanted, going = units_to_go(plan, scores)
-    asked = _by_layer(units, wanted)
+    asked = np.bincount(units.layer[taken(units.starts, wanted)[0]], minlength=len(units.names))
+    asked = dict(zip(units.names, asked.tolist(), strict=True))
     removed, masked = _by_layer(units, going[units.group[going] >= 0]), _by_layer(units, going[units.group[going] < 0])
     rows = [
         (
@@ -62,7 +63,7 @@ def selection(plan: Plan, scores: UnitScores) -> pd.DataFrame:
             index,
             before := len(channels.writes[layer]),
             before - len(removed[layer]),
-            len(asked[layer]) > len(removed[layer]) + len(masked[layer]),
+            asked[layer] > len(removed[layer]) + len(masked[layer]),
             "" if layer in units.ranked else why_not(channels, plan.rule, layer),
             channels.obstacle(layer),
             " ".join(map(str, removed[layer])),
@@ -90,7 +91,7 @@ def _listed(selection: pd.DataFrame, column: str) -> Removed:
 
 def listed(numbers: str) -> list[int]:
     """Filters as a table's cell lists them."""
-    return [int(number) for number in numbers.split()]
+    return list(map(int, numbers.split()))
 
 
 def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable[[str], set[int]] = nothing_gone) -> UnitScores:
@@ -101,15 +102,20 @@ def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable
         NumericalError: scores that are not finite.
     """
     units, writes = plan.units, plan.channels.writes
-    chosen = scores[scores["criterion"] == criterion].sort_values(["index", "filter"])
-    pool = {str(layer): part["score"].to_numpy(dtype=float) for layer, part in chosen.groupby("layer", sort=False)}
+    chosen = scores[scores["criterion"] == criterion]
+    chosen = chosen.iloc[np.lexsort((chosen["filter"], chosen["index"]))]
+    place, names = pd.factorize(chosen["layer"])
+    order = np.argsort(place, kind="stable")
+    parts = np.split(chosen["score"].to_numpy(dtype=float)[order], np.cumsum(np.bincount(place))[:-1])
+    pool = dict(zip(names.tolist(), parts, strict=False))
     layers = [layer for family in units.families for layer in family]
     _check(pool, criterion, layers)
     firsts = dict(zip(writes, np.cumsum([0, *map(len, writes.values())]).tolist(), strict=False))
     every = np.full(sum(map(len, writes.values())), -np.inf)
     for layer in layers:
-        left = np.setdiff1d(np.arange(len(writes[layer])), list(gone(layer)))
-        every[firsts[layer] + left] = normalised(pool[layer], plan.rule.normalise, _dim(plan, layer))
+        stays = np.ones(len(writes[layer]), dtype=bool)
+        stays[list(gone(layer))] = False
+        every[firsts[layer] + np.flatnonzero(stays)] = normalised(pool[layer], plan.rule.normalise, _dim(plan, layer))
     values = every[np.array(list(firsts.values()), dtype=np.int64)[units.layer] + units.number][units.scored]
     return exact_sums(values, np.concatenate([[0], np.cumsum(units.scored)])[units.starts])
 

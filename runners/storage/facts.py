@@ -30,16 +30,11 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
     }
 
 
-def numerics(device: torch.device, *, fused: bool) -> str:
-    """Numerics class, on which rounding depends: results of one class repeat bit for bit, others to within rounding.
-
-    Args:
-        fused: training steps are.
-    """
+def numerics(device: torch.device) -> str:
+    """Numerics class, on which rounding depends: results of one class repeat bit for bit, others to within rounding."""
     cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
-    steps = ", fused" if fused else ""
-    return f"{name}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}{steps}"
+    return f"{name}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}"
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, float]:

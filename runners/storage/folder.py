@@ -58,7 +58,14 @@ def check_data(folder: Path, run: str, data: str) -> None:
         )
 
 
-def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = "") -> None:
+def begun_threads(folder: Path, run: str) -> int | None:
+    """CPU threads of the earlier leg of `run` in this folder, so that sums are rounded as it began; None without one."""
+    begun = _begun(folder)
+    found = begun.get("threads") if begun.get("run") == run else None
+    return found if isinstance(found, int) else None
+
+
+def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = "", *, threads: int | None = None) -> None:
     """Notes that a run has begun, what it was asked for and on which data; what an earlier run left goes."""
     for path in (
         folder / ERROR_LOG,
@@ -71,7 +78,7 @@ def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = ""
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     process = {"started": _now(), "host": socket.gethostname(), "pid": os.getpid()}
-    write_json(folder / STATUS, {"state": "running", **process, "begun": {"run": run, "data": data}})
+    write_json(folder / STATUS, {"state": "running", **process, "begun": {"run": run, "data": data, "threads": threads}})
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
 

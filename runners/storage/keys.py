@@ -25,6 +25,7 @@ BOOKKEEPING = frozenset(
         "debug",
         "hang_minutes",
         "cuda_graph",
+        "threads",
         "tensorboard",
         "reports",
         "allow_code_drift",
@@ -34,7 +35,9 @@ BOOKKEEPING = frozenset(
 )
 # Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
-DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about"})
+DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
+# Options of data sets that say how training images are augmented, each with its value that changes no image.
+AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
 
 
 # Of a runner's YAML: how it is called and shown, not what it computes.
@@ -170,8 +173,21 @@ def influential(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in the spelling of the first version, by which results are hashed, so that stored ones are found."""
-    return {FIRST_NAMES.get(key, key): value for key, value in config.items()}
+    """The config in the spelling of the first version, by which results are hashed, so that stored ones are found.
+
+    There some options had other names, each recipe held the augmentation that is now the data set's (without `augment`:
+    none), and labels were never random. Configs that are spelt so already stay as they are.
+    """
+    dataset = dict(config["dataset"])
+    moved = {key: dataset.pop(key) for key in AUGMENTATION if key in dataset}
+    if dataset.get("random_labels") == 0:
+        del dataset["random_labels"]
+    spelt = {FIRST_NAMES.get(key, key): value for key, value in config.items()} | {"dataset": dataset}
+    for section in ("recipe", "finetune"):
+        recipe = dict(config[section])
+        augment = recipe.pop("augment", True)
+        spelt[section] = recipe | {key: value if augment else AUGMENTATION[key] for key, value in moved.items()}
+    return spelt
 
 
 def _has_no_effect(key: str, value: Any) -> bool:

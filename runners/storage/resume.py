@@ -14,7 +14,7 @@ from runners.process.errors import ResourceError, StoreError
 from runners.storage.files import read_again, replace_file, why
 
 GENERATIONS = ("a", "b")
-VERSION = 1  # raised when older code could no longer read a state
+VERSION = 2  # raised when older code could no longer read a state; 1 held one network and one optimizer
 TRIES = 3  # of reading
 CLEARERS = 1000  # processes that may finish one training at once
 

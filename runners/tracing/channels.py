@@ -103,15 +103,16 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ConfigError: the network cannot be traced; the message names the module and the reason.
     """
     tracer = _Tracer()
+    by_name = dict(network.named_modules(remove_duplicate=False))
     running: ShapeWalk | IdWalk | None = None
     try:
         with _eval_mode(network), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
-            running = ShapeWalk(around, graph)
+            running = ShapeWalk(around, graph, by_name)
             running.run(example)
-            running = IdWalk(around, graph)
+            running = IdWalk(around, graph, by_name)
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -121,7 +122,12 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
     record = running.record
-    return _grouped(record, _norms(graph, running), network_sizes(network, graph, record.reads))
+    found = {name: by_name[name] for name in record.reads}
+    return _grouped(
+        record,
+        _norms(graph, running),
+        network_sizes(network, graph, found, record.reads),
+    )
 
 
 def follow(network: nn.Module) -> fx.GraphModule:

@@ -27,8 +27,8 @@ from runners.tracing.walk import Walk
 class IdWalk(Walk):
     """Runs a traced network on ids instead of numbers; every tensor has the shape it really has."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(network, graph)
+    def __init__(self, network: nn.Module, graph: fx.Graph, by_name: Mapping[str, nn.Module]) -> None:
+        super().__init__(network, graph, by_name)
         self.record = Record()
         self.described: Any = None
 

@@ -55,7 +55,7 @@ class Record:
     def fix(self, *tensors: Ids, reason: str) -> None:
         """These channels may not go; the first reason counts."""
         for ids in tensors:
-            for number in set(small(ids).abs().flatten().tolist()):
+            for number in set(small(ids).abs().flatten().tolist()) if ids.numel() else ():
                 self.fixed.setdefault(number, reason)
 
     def unite(self, a: Ids, b: Ids) -> None:
@@ -110,7 +110,7 @@ def by_channel(record: Record, x: Ids) -> Ids:
     """The id of every channel; channels that are not of one piece may not go."""
     pixels = small(x)
     flat = pixels[0].flatten(1) if x.dim() > 2 else pixels[0][:, None]
-    if not (flat == flat[:, :1]).all():
+    if flat.shape[1] > 1 and not (flat == flat[:, :1]).all():
         record.fix(x, reason="is a channel of several filters")
     return flat[:, 0].clone()
 

@@ -56,20 +56,20 @@ class Sizes:
     macs: int = 0
 
 
-def network_sizes(network: nn.Module, graph: fx.Graph, followed: Mapping[str, Tensor]) -> Sizes:
-    """The sizes of the modules `followed`; every node of the graph knows the shape of its output.
+def network_sizes(network: nn.Module, graph: fx.Graph, found: Mapping[str, nn.Module], reads: Mapping[str, Tensor]) -> Sizes:
+    """The sizes of the modules `found`; every node of the graph knows the shape of its output.
 
     Args:
-        followed: module -> the channels that it reads.
+        found: the modules whose channels are followed.
+        reads: module -> the channels that it reads.
     """
-    found = {name: network.get_submodule(name) for name in followed}
-    positions = dict.fromkeys(followed, 0)
+    positions = dict.fromkeys(found, 0)
     for node in graph.nodes:
         if node.op == "call_module" and node.target in positions:
             positions[node.target] += _positions(found[node.target], node)
     modules = {name: _size(module, positions[name]) for name, module in found.items()}
     widths = {name: getattr(module, "out_channels", getattr(module, "out_features", 0)) for name, module in found.items()}
-    macs = sum(size.macs(len(followed[name]), widths[name]) for name, size in modules.items())
+    macs = sum(size.macs(len(reads[name]), widths[name]) for name, size in modules.items())
     return Sizes(modules, sum(parameter.numel() for parameter in network.parameters()), macs)
 
 

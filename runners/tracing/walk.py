@@ -16,9 +16,8 @@ class Walk:
         node: the node that is run; after a failure, the one that failed.
     """
 
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
-        self.network, self.graph = network, graph
-        self.by_name = dict(network.named_modules(remove_duplicate=False))
+    def __init__(self, network: nn.Module, graph: fx.Graph, by_name: Mapping[str, nn.Module]) -> None:
+        self.network, self.graph, self.by_name = network, graph, by_name
         self.node: fx.Node | None = None
         self.env: dict[fx.Node, Any] = {}
 

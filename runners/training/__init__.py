@@ -1,1 +1,1 @@
-"""How weights come to be, and how good they are."""
+"""Training: the steps that change weights, their state and their checkpoints."""

@@ -1,4 +1,4 @@
-"""How a step is computed, whatever it computes: in which precision, fused or compiled, launched or replayed."""
+"""The way a step is computed, whatever it computes: its precision, compiled or not, launched or replayed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -9,43 +9,39 @@ import torch
 from torch import Tensor, nn
 
 from runners.process.errors import ConfigError, is_out_of_memory
+from runners.tasks.task import Forward
 
-Forward = Callable[[Tensor], Tensor]
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]
-# Steps that are launched one by one before one is captured: they load libraries and make the momentum.
+# Steps that are launched before one is captured: they load libraries, and the optimizer makes its momentum.
 WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How steps are computed.
+    """The way steps are computed.
 
     Args:
         precision: `fp32`, or `bf16` for autocast around fp32 weights.
         compiled: the network goes through torch.compile, which rounds differently.
-        fused: BatchNorms are joined with the ReLUs behind them; rounds differently, as more threads do.
         capture: makes a replay of a step; none launches every step. Both give the same bits.
     """
 
     precision: str
     compiled: bool = False
-    fused: bool = False
     capture: Capture | None = None
 
     @property
     def arithmetic(self) -> str:
-        """What a step computes, up to the rounding that hardware and the number of threads decide."""
+        """Name of the precision, and of compiling; hardware and threads round differently within one name."""
         return f"{self.precision} compiled" if self.compiled else self.precision
 
     def forward(self, network: nn.Module) -> Forward:
         """The network as the steps call it."""
-        if self.compiled:
-            return _compiled(network)
-        return _fused(network) if self.fused else network
+        return _compiled(network) if self.compiled else network
 
     def repeated(self, step: Work) -> Work:
-        """A step to be called many times: launched at first, replayed as soon as it is captured."""
+        """The same step for many calls: the first `WARM_UP` are launched, later ones replay a capture."""
         done = 0
 
         def call() -> None:
@@ -78,6 +74,21 @@ def cuda_graph(step: Work) -> Work:
 
 
 @contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, everything inside is queued on a new stream, since the default stream cannot be captured."""
+    if device.type == "cpu":
+        yield
+        return
+    outer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    stream.wait_stream(outer)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outer.wait_stream(stream)
+
+
+@contextmanager
 def no_draws_on_the_cpu() -> Iterator[None]:
     """Refuses work that draws random numbers on the CPU: a replay would repeat the same ones for ever.
 
@@ -97,31 +108,15 @@ def _uncapturable(reason: str) -> str:
     )
 
 
-def gains_from_fusing(network: nn.Module, device: torch.device, precision: str) -> bool:
-    """Whether steps are faster fused: of a network that does the same in every step, in bf16, on one thread of a CPU.
-
-    Fused operations run on one thread. With more, PyTorch's own are shared by all, and whole epochs were slower fused.
-    """
-    fixed: bool = getattr(network, "fixed_graph", False)
-    return fixed and device.type == "cpu" and precision == "bf16" and torch.get_num_threads() == 1
-
-
-def _fused(network: nn.Module) -> Forward:
-    # The loops are compiled for those who run them.
-    from runners.training.fused.network import fused
-
-    return fused(network)
-
-
 def _compiled(network: nn.Module) -> Forward:
     # The compiler is imported by those who ask for it.
     from torch._dynamo.exc import TorchDynamoException
 
     run = torch.compile(network, dynamic=False)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(*inputs: Tensor) -> Tensor:
         try:
-            return run(x)
+            return run(*inputs)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(

@@ -1,8 +1,7 @@
-"""Training, and fine-tuning, which is the same thing started elsewhere."""
+"""Training of one network or of several together; fine-tuning is the same, started elsewhere."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import pandas as pd
@@ -11,37 +10,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runners.data.counter import fold
-from runners.data.resident import Draw, augmentation
+from runners.data.source import Steps
 from runners.data.splits import Splits
-from runners.measuring.evaluate import evaluate
+from runners.measuring.evaluate import measure
 from runners.storage.resume import Checkpoints
-from runners.training.engine import Engine
-from runners.training.lanes import Steps, together
+from runners.tasks.classification import CLASSIFICATION
+from runners.tasks.task import NETWORK, Forward, Task
+from runners.training.engine import Engine, own_stream
 from runners.training.progress import Progress
+from runners.training.rates import Rates
 from runners.training.recipe import Recipe
 from runners.training.state import Keeper, Training
-from runners.training.step import Plan, planned_step
 from runners.training.tensorboard import Watch, unwatched
 
 log = logging.getLogger(__name__)
 Fitted = tuple[nn.Module, pd.DataFrame]
 Fit = Callable[[nn.Module, Splits, Checkpoints], Fitted]
-HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """One of several trainings of networks of one shape on the same data.
-
-    Args:
-        checkpoints: written at the end of every epoch, now and then between, and when the run is asked to stop.
-        watch: is shown every row of the history.
-    """
-
-    network: nn.Module
-    checkpoints: Checkpoints
-    seed: int
-    watch: Watch = unwatched
 
 
 def fit(
@@ -55,14 +39,50 @@ def fit(
     seed: int,
     label: str,
     watch: Watch = unwatched,
+    task: Task = CLASSIFICATION,
 ) -> Fitted:
-    """A trained copy of `network`, its weights those after the last epoch, and one row an epoch (`HISTORY_COLUMNS`).
+    """A trained copy of `network`, its weights those after the last epoch, and its history: `fit_networks` of one.
+
+    Raises:
+        UserError: as `fit_networks`.
+    """
+    found, history = fit_networks(
+        {NETWORK: network},
+        splits,
+        checkpoints,
+        task=task,
+        recipe=recipe,
+        optimizers={NETWORK: optimizer},
+        engine=engine,
+        seed=seed,
+        label=label,
+        watch=watch,
+    )
+    return found[NETWORK], history
+
+
+def fit_networks(
+    networks: Mapping[str, nn.Module],
+    splits: Splits,
+    checkpoints: Checkpoints,
+    *,
+    task: Task,
+    recipe: Recipe,
+    optimizers: Mapping[str, Callable[..., Optimizer]],
+    engine: Engine,
+    seed: int,
+    label: str,
+    watch: Watch = unwatched,
+) -> tuple[dict[str, nn.Module], pd.DataFrame]:
+    """Trained copies of `networks`, and their history: `epoch`, `lr` and the task's columns, one row an epoch.
 
     The test split is measured after every epoch and chooses nothing. The images' order and augmentation depend on
     `seed`, `label` and the epoch alone; so does the generator that layers such as dropout use. A training that was
     killed goes on from its last checkpoint, to the same bits.
 
     Args:
+        checkpoints: written at the end of every epoch, now and then between, and when the run is asked to stop.
+        optimizers: by the name of the network that each updates; a network without one is updated by none.
         watch: is shown every row of the history as soon as there is one, those before a resumption too.
 
     Raises:
@@ -70,85 +90,69 @@ def fit(
         Preempted: a signal asked for the end; the state is saved.
         ResourceError: the device is out of memory.
     """
-    start = Start(network, checkpoints, seed, watch)
-    return fit_together([start], splits, recipe=recipe, optimizer=optimizer, engine=engine, label=label)[0]
-
-
-def fit_together(
-    starts: Sequence[Start],
-    splits: Splits,
-    *,
-    recipe: Recipe,
-    optimizer: Callable[..., Optimizer],
-    engine: Engine,
-    label: str,
-) -> list[Fitted]:
-    """What `fit` gives for each of `starts`, to the same bits; on a GPU all of them train side by side.
-
-    Raises:
-        Exception: as `fit`; on a GPU, the first after the others have ended.
-    """
-    draw = augmentation(splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip)
-    works = [_train(start, splits, draw, recipe, optimizer, engine, label) for start in starts]
-    return together(works, splits.train.labels.device)
-
-
-def _train(
-    start: Start,
-    splits: Splits,
-    draw: Draw,
-    recipe: Recipe,
-    optimizer: Callable[..., Optimizer],
-    engine: Engine,
-    label: str,
-) -> Steps[Fitted]:
-    """One training, which pauses after every step."""
     rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
-    training = Training.start(start.network, partial(optimizer, lr=rate, weight_decay=recipe.weight_decay))
-    plan = Plan.blank(len(splits.train), recipe.batch_size, rate.device)
-    n_steps = len(plan.sizes)
-    stream = fold(start.seed, *label.encode())
+    training = Training.start(networks, optimizers, lr=rate, weight_decay=recipe.weight_decay, n_sums=task.n_sums)
+    stream = fold(seed, *label.encode())
+    batches = splits.train.steps(recipe.batch_size, stream=stream, augment=recipe.augment)
+    n_steps, n_images = len(batches.sizes), len(splits.train)
+    rates = Rates(n_steps, rate.device)
     _announce(label, recipe, engine)
-    if saved := start.checkpoints.load():
+    if saved := checkpoints.load():
         training.restore(saved)
         log.info(f"{label}: goes on from epoch {training.epoch + 1}, step {training.step} of {n_steps}")
     for row in training.rows:
-        start.watch(row)
-    forward = engine.forward(training.network.train())
-    step = partial(planned_step, training, forward, draw, plan, precision=engine.precision)
-    steps = {size: engine.repeated(partial(step, size=size)) for size in set(plan.sizes)}
-    keeper = Keeper(training, start.checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
-    with Progress(label, recipe.epochs, len(splits.train), done=training.epoch) as progress:
+        watch(row)
+    training.train()
+    forwards = {name: engine.forward(network) for name, network in training.networks.items()}
+    step = partial(_step, training, forwards, task, batches, rates, precision=engine.precision)
+    steps = {size: engine.repeated(partial(step, size=size)) for size in set(batches.sizes)}
+    keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
+    with own_stream(rate.device), Progress(label, recipe.epochs, n_images, done=training.epoch) as progress:
         while training.epoch < recipe.epochs:
-            rates = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
-            plan.begin(stream, training.epoch, rates=rates, position=training.step)
+            planned = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
+            rates.begin(planned, position=training.step)
+            batches.begin(training.epoch, position=training.step)
             if training.step == 0:
                 torch.manual_seed(fold(stream, training.epoch))
-            training.network.train()
-            for size in plan.sizes[training.step :]:
+            training.train()
+            for size in batches.sizes[training.step :]:
                 with keeper.explain_out_of_memory():
+                    batches.load()
                     steps[size]()
                 training.step += 1
                 keeper.after_step()
                 progress.batch(size)
-                yield
-            loss, top1 = (training.totals / len(splits.train)).tolist()
             keeper.check_finite()
-            quality = evaluate(training.network, splits.test)
-            values = (training.epoch + 1, rates[-1], loss, 100 * top1, quality.top1_pct)
-            training.end_epoch(dict(zip(HISTORY_COLUMNS, values, strict=True)))
-            start.watch(training.rows[-1])
-            progress.epoch(training.epoch, loss_nats=loss, train_top1_pct=100 * top1, test_top1_pct=quality.top1_pct)
+            tested = measure(training.networks, splits.test, task)
+            values = task.history(training.totals.tolist(), n_images, tested)
+            training.end_epoch({"epoch": training.epoch + 1, "lr": planned[-1], **values})
+            watch(training.rows[-1])
+            progress.epoch(training.epoch, values)
             if training.epoch < recipe.epochs:
                 keeper.save()
-    return training.network.eval(), pd.DataFrame(training.rows, columns=HISTORY_COLUMNS)
+    history = pd.DataFrame(training.rows, columns=["epoch", "lr", *task.history_columns])
+    return {name: network.eval() for name, network in training.networks.items()}, history
+
+
+def _step(
+    training: Training,
+    forwards: Mapping[str, Forward],
+    task: Task,
+    batches: Steps,
+    rates: Rates,
+    *,
+    size: int,
+    precision: str,
+) -> None:
+    """The next step, on `size` images: work on the device alone, which reads all that changes in tensors."""
+    batch = batches.draw(size)
+    rates.next_into(training.lr)
+    training.totals += task.step(forwards, training.optimizers, batch, precision=precision)
 
 
 def _announce(label: str, recipe: Recipe, engine: Engine) -> None:
     if not recipe.epochs:
         return
     rates = ", ".join(f"{recipe.rate(time):.3g}" for time in (0.0, recipe.epochs / 2, recipe.epochs - 1e-9))
-    arithmetic = f"{engine.arithmetic}, BatchNorm and ReLU fused" if engine.fused else engine.arithmetic
-    log.info(
-        f"{label}: {recipe.epochs} epochs, batch {recipe.batch_size}, {arithmetic}, learning rate {rates} (start, middle, end)"
-    )
+    steps = f"batch {recipe.batch_size}, {engine.arithmetic}, learning rate {rates} (start, middle, end)"
+    log.info(f"{label}: {recipe.epochs} epochs, {steps}")

@@ -1,4 +1,4 @@
-"""Which precision training steps compute in, and where bf16 cannot be trusted."""
+"""The precision of training steps, and the layers for which bf16 cannot be trusted."""
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ def undefined_in_bf16(network: nn.Module, example: Float[Tensor, "images channel
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 natively (elsewhere it is slower than fp32)."""
+    """True if the hardware multiplies bf16 natively (elsewhere it is slower than fp32)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = getattr(torch.cpu, "get_capabilities", dict)()

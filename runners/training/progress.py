@@ -1,9 +1,10 @@
-"""What a person sees of a training: a live line on a terminal, a plain line an epoch otherwise."""
+"""Progress of a training for a person: a live line on a terminal, a plain line an epoch otherwise."""
 
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from tqdm import tqdm
@@ -12,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Epochs, loss, accuracy, images/s and time left of one training, on stderr."""
+    """Epochs, the values of their history, images/s and time left of one training, on stderr."""
 
     def __init__(self, label: str, epochs: int, images_per_epoch: int, *, done: int = 0) -> None:
         self.label, self.epochs, self.images_per_epoch = label, epochs, images_per_epoch
@@ -39,11 +40,11 @@ class Progress:
         """Another batch has been handed to the device."""
         self.bar.update(n_images)
 
-    def epoch(self, epoch: int, *, loss_nats: float, train_top1_pct: float, test_top1_pct: float) -> None:
-        """Epoch `epoch` (from 1) has ended with these values."""
+    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Epoch `epoch` (from 1) has ended with these values of its history."""
         seconds = time.monotonic() - self.started
         left = seconds / (epoch - self.done) * (self.epochs - epoch)
-        values = f"loss {loss_nats:.4f}, train {train_top1_pct:.2f} %, test {test_top1_pct:.2f} %"
+        values = ", ".join(_shown(name, value) for name, value in row.items())
         rate = (epoch - self.done) * self.images_per_epoch / seconds
         log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
         self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
@@ -58,8 +59,16 @@ class NotUnderTheBar(logging.Filter):
         return record.name != __name__ or not _on_terminal()
 
 
+def _shown(column: str, value: float) -> str:
+    """A value with its unit, which ends the column's name: `train_top1_pct` is `train top1 93.10 %`."""
+    name, _, unit = column.replace("_", " ").rpartition(" ")
+    return (
+        f"{name} {value:.2f} %" if unit == "pct" else f"{name} {value:.4f}" if unit == "nats" else f"{name} {unit} {value:.4g}"
+    )
+
+
 def _on_terminal() -> bool:
-    """Whether a person watches; a terminal of no width (some recorders) shows no bar."""
+    """True where a person watches; a terminal of no width (some recorders) shows no bar."""
     return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 

@@ -1,4 +1,4 @@
-"""How long and how to train, and what is wrong with it before anything is trained."""
+"""Recipes: epochs, batch size, learning rate and its schedule, and their checks before anything is trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,13 @@ from runners.process.errors import ConfigError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how to train.
+    """Length and settings of a training.
 
     Args:
         batch_size: images of a step, at least two for BatchNorm.
         lr: the learning rate that `schedule` multiplies.
         schedule: (time in epochs, epochs) -> factor, asked before every step.
-        crop_padding: pixels of zeros around an image before it is cropped at random; 0 crops nothing.
-        flip: mirror every second image, at random.
+        augment: crop and mirror training images as the data set says.
     """
 
     epochs: Annotated[int, Ge(0)]
@@ -29,8 +28,7 @@ class Recipe:
     lr: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]
     schedule: Callable[[float, int], float]
-    crop_padding: Annotated[int, Ge(0)]
-    flip: bool
+    augment: bool = True
 
     def rate(self, time: float) -> float:
         """The learning rate after `time` epochs."""
@@ -38,7 +36,7 @@ class Recipe:
 
 
 def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
-    """Finds out before anything is trained what the first step, or the last batch, would stumble over.
+    """Refuses, before anything is trained, a recipe at which the first step or the last batch would fail.
 
     Raises:
         ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch

@@ -1,9 +1,9 @@
-"""A training between two steps: what it consists of, and when and how it is kept."""
+"""A training between two steps: its networks, optimizers and sums, and the checkpoints that keep them."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from runners.process.errors import NumericalError, ResourceError, is_out_of_memo
 from runners.process.interruption import Preempted, requested
 from runners.storage.facts import peak_memory_mb
 from runners.storage.resume import Checkpoints
+from runners.tasks.task import NETWORK
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 300.0
@@ -29,15 +30,17 @@ class Training:
     """Everything that the next step depends on.
 
     Args:
+        networks: by name, in training mode.
+        optimizers: by the name of the network that each updates.
+        lr: the learning rate, which all groups of parameters of all optimizers share.
+        totals: what the task's steps have summed over this epoch's images so far, the loss first.
         epoch: epochs that are finished.
         step: steps of the current epoch that are finished.
-        lr: the learning rate, which all groups of parameters of `update` share.
-        totals: summed loss in nats, and right answers, of this epoch's images so far.
         rows: one a finished epoch.
     """
 
-    network: nn.Module
-    update: Optimizer
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]
     lr: Tensor
     totals: Tensor
     epoch: int = 0
@@ -45,12 +48,36 @@ class Training:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def start(network: nn.Module, optimizer: Callable[..., Optimizer]) -> "Training":
-        """A copy of `network` before its first step."""
-        copy = deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        update = optimizer(copy.parameters())
-        lr: Tensor = update.param_groups[0]["lr"]
-        return Training(copy, update, lr, torch.zeros(2, dtype=torch.float64, device=lr.device))
+    def start(
+        networks: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Callable[..., Optimizer]],
+        *,
+        lr: Tensor,
+        weight_decay: float,
+        n_sums: int,
+    ) -> "Training":
+        """Copies of `networks` before the first step."""
+        copies: dict[str, nn.Module] = {
+            name: deepcopy(network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            for name, network in networks.items()
+        }
+        updates = {
+            name: optimizer(copies[name].parameters(), lr=lr, weight_decay=weight_decay)
+            for name, optimizer in optimizers.items()
+        }
+        training = Training(copies, updates, lr, torch.zeros(n_sums, dtype=torch.float64, device=lr.device))
+        training._share_the_rate()
+        return training
+
+    def _share_the_rate(self) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
+
+    def train(self) -> None:
+        """Puts every network into training mode."""
+        for network in self.networks.values():
+            network.train()
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Moves on to the next epoch."""
@@ -65,19 +92,25 @@ class Training:
             "step": self.step,
             "totals": self.totals,
             "rows": self.rows,
-            "network": self.network.state_dict(),
-            "update": self.update.state_dict(),
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "generators": {"cpu": torch.get_rng_state(), **_cuda_generator(self.totals.device)},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a state, the generators included; every tensor that a step reads stays where it is."""
+        """Goes back to a state, the generators included; every tensor that a step reads stays where it is.
+
+        States of version 1 hold one network and one optimizer, under `network` and `update`.
+        """
         self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
         self.totals.copy_(state["totals"])
-        self.network.load_state_dict(state["network"])
-        self.update.load_state_dict(state["update"])
-        for group in self.update.param_groups:
-            group["lr"] = self.lr
+        networks = state["networks"] if "networks" in state else {NETWORK: state["network"]}
+        optimizers = state["optimizers"] if "optimizers" in state else {NETWORK: state["update"]}
+        for name, network in self.networks.items():
+            network.load_state_dict(networks[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizers[name])
+        self._share_the_rate()
         torch.set_rng_state(state["generators"]["cpu"])
         if self.totals.is_cuda and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.totals.device)
@@ -85,7 +118,7 @@ class Training:
 
 @dataclass
 class Keeper:
-    """Saves a training when it is time, refuses to save nonsense, and ends it when a signal came."""
+    """Saves a training every few minutes, refuses states that are not finite, and ends it after a signal."""
 
     training: Training
     checkpoints: Checkpoints
@@ -116,7 +149,8 @@ class Keeper:
         Raises:
             NumericalError: one of them is not finite.
         """
-        self._check(self.training.totals, *self.training.network.parameters())
+        weights = (weight for network in self.training.networks.values() for weight in network.parameters())
+        self._check(self.training.totals, *weights)
 
     def _check(self, *tensors: Tensor) -> None:
         if all(bool(tensor.isfinite().all()) for tensor in tensors):

@@ -8,16 +8,16 @@ from typing import Any
 from runners.process.errors import ConfigError
 
 Watch = Callable[[Mapping[Any, Any]], None]
-TAGS = {
-    "lr": "lr",
-    "train_loss_nats": "loss_nats/train",
-    "train_top1_pct": "top1_pct/train",
-    "test_top1_pct": "top1_pct/test",
-}
 
 
 def unwatched(row: Mapping[Any, Any]) -> None:
-    """Nobody looks."""
+    """Shows nothing."""
+
+
+def tag(column: str) -> str:
+    """The curve of a history's column: `loss_nats/train` of `train_loss_nats`, `lr`; empty for what is no curve."""
+    split, _, rest = column.partition("_")
+    return f"{rest}/{split}" if split in ("train", "test") else column if column == "lr" else ""
 
 
 def tensorboard(folder: Path) -> Watch:
@@ -40,8 +40,9 @@ def tensorboard(folder: Path) -> Watch:
         return SummaryWriter(str(folder))
 
     def watch(row: Mapping[Any, Any]) -> None:
-        for column, tag in TAGS.items():
-            writer().add_scalar(tag, row[column], row["epoch"])
+        for column, value in row.items():
+            if curve := tag(str(column)):
+                writer().add_scalar(curve, value, row["epoch"])
         writer().flush()
 
     return watch

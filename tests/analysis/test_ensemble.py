@@ -47,6 +47,8 @@ def test_mean_rank_does_not_see_scales() -> None:
 
 def test_members_must_be_compared() -> None:
     check_criteria({"l1": l1, "l2": l2, "it": Ensemble(["l1", "l2"])})
+    with pytest.raises(ConfigError, match="each counts once"):
+        check_criteria({"l1": l1, "l2": l2, "it": Ensemble(["l1", "l2", "l1"])})
     for members, missing in ((["l1", "gm"], "gm"), (["l1", "it"], "it")):
         with pytest.raises(ConfigError, match=f"criterion 'it' has the member '{missing}', which is not compared; .* l1, l2;"):
             check_criteria({"l1": l1, "l2": l2, "it": Ensemble(members)})

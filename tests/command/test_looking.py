@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from sweep_folders import column, make_done
 
 from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin, sweep_folder
@@ -21,7 +22,7 @@ def test_status_and_report_are_of_the_newest_sweep_and_make_no_run(command: Comm
     seen = command("runner=status")
     assert seen.code == 0 and seen.out.startswith("2 jobs: 2 missing\n") and "run.py -m seed=0,1" in seen.out
     made = command("runner=report", f"sweep={folder}")
-    assert made.code == 0 and (folder / "rows.csv").is_file() and "0 of 2 jobs" in made.out
+    assert made.code == 0 and (folder / "missing.csv").is_file() and "0 of 2 jobs" in made.out
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"sweeps"}
 
 
@@ -40,3 +41,16 @@ def test_without_a_sweep_there_is_one_line(runner: str, command: Command) -> Non
 
 def test_options_of_another_runner_are_none_of_these(command: Command) -> None:
     assert command("runner=status", "runner.rounds=3").code == 2
+
+
+def test_reports_of_the_config_are_made_of_a_sweep(command: Command, tmp_path: Path) -> None:
+    folder = make_done(tmp_path / "outputs")
+    report = ("+reports.means._target_=analysis.repeats.layer_means", "+reports.means._partial_=true")
+    seen = command("runner=report", *report)
+    assert seen.code == 0, seen.err
+    assert column(folder / "means.csv", "run", "ratio", "criterion_a", "criterion_b", "rho") == [
+        (f"l1-{ratio}-{seed}", ratio, "l1", "l2", "0.5") for ratio in ("0.1", "0.5") for seed in (0, 1)
+    ]
+    assert "means.csv" in seen.out and "| l1-0.5-1 |" in seen.out
+    wrong = command("runner=report", *report, "+reports.means.rho=1")
+    assert wrong.code == 2 and wrong.err.startswith("error: reports.means.rho is no option") and wrong.err.count("\n") == 1

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -169,16 +169,13 @@ def test_one_flipped_bit_of_a_data_file_is_found_before_it_is_read(tmp_path: Pat
     contents = {name: os.urandom(500) for name in cifar.ARCHIVE.files}
     pinned = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(cifar, "ARCHIVE", cifar.Archive(cifar.ARCHIVE.url, 1, "", pinned))
-    monkeypatch.setattr(cifar, "CIFAR10", Reader)
+    monkeypatch.setattr(cifar, "Reader", Reader)
     (tmp_path / Reader.base_folder).mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
 
     def load() -> None:
-        mean = (0.5,) * 3
-        cifar10(
-            data_root=str(tmp_path), download_root="", num_classes=10, channels=3, score_share=0.5, mean=mean, std=mean, seed=0
-        )
+        cifar10(data_root=str(tmp_path), download_root="")
 
     load()
     assert len(read) == 2  # the control: right files are read
@@ -205,6 +202,7 @@ def test_a_run_whose_data_changed_is_refused_and_resumes_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
         after_step(self)
 
+    @wraps(original)
     def other(*, seed: int, **given: Any) -> Any:
         return original(seed=seed + 1, **given)
 
@@ -355,6 +353,7 @@ def test_a_run_in_odd_surroundings_is_done(around: str, tmp_path: Path) -> None:
 def test_images_that_do_not_fit_are_no_wrong_config(
     error: Exception, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @wraps(runners.data.fake.fake)
     def full(**given: Any) -> None:
         raise error
 

@@ -354,7 +354,7 @@ FISHER: dict[str, tuple[list[float], list[int], float]] = {
     "a class of one image": ([0, 1, 2, 5], [0, 0, 0, 1], 6),
     "equal means": ([1, 3, 0, 4], [0, 0, 1, 1], 0),
     "one class": ([1, 3, 0, 4], [7, 7, 7, 7], 0),
-    "never changes": ([0.1, 0.1, 0.1], [0, 0, 1], 0),
+    "never changes": ([0.1] * 7, [0, 0, 0, 1, 1, 1, 1], 0),
     "changes between classes alone": ([0.1, 0.1, 0.1, 0.7], [0, 0, 0, 1], 2.0**52),
     "one image a class": ([1, 3, 0, 4], [0, 1, 2, 3], 2.0**52),
 }
@@ -364,7 +364,7 @@ FISHER: dict[str, tuple[list[float], list[int], float]] = {
 def test_fisher_ratio_by_hand(name: str) -> None:
     values, labels, expected = FISHER[name]
     criterion = FisherRatio()
-    state = criterion.reduce(Activations(torch.tensor(values, dtype=torch.float32)[:, None], labels=torch.tensor(labels)))
+    state = criterion.reduce(Activations(torch.tensor(values, dtype=torch.float64)[:, None], labels=torch.tensor(labels)))
     assert criterion.finish(state).tolist() == [expected]
 
 

@@ -257,6 +257,13 @@ class FinishWithAnotherView(FisherRatio):
         return state.double().mean(0) + layer
 
 
+class AtAnotherSite(MeanOverImages):
+    site: Any = "relu"
+
+    def score(self, batch: Activations) -> Tensor:
+        return batch.averages
+
+
 def test_needs() -> None:
     with pytest.raises(TypeError, match=r"WithoutBatch.reduce must annotate its argument 'batch' with one of \['Inputs'"):
         needs(WithoutBatch())
@@ -269,6 +276,10 @@ def test_needs() -> None:
     assert (needs(APoZ()), needs_of_layer(APoZ())) == (Activations, None)
     with pytest.raises(TypeError, match=r"l1 takes no keyword \['p'\]; it takes \[\]"):
         needs(partial(l1, p=1))  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match=r"site is 'relu'; it takes \['post_act', 'conv_out'\]"):
+        needs(AtAnotherSite())
+    with pytest.raises(TypeError, match="APoZ is a class, .* leave _partial_ out"):
+        needs(partial(APoZ, threshold=1))  # pyright: ignore[reportArgumentType]
     for wrong in (lambda layer: layer.filters.sum(1), with_another_view, without_layer):
         for criterion in (wrong, partial(wrong)):
             with pytest.raises(TypeError, match=f"{wrong.__name__} must annotate its argument 'layer' with one of"):

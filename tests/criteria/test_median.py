@@ -1,5 +1,6 @@
 """Layers larger than what is taken at a time, and hostile ones: gm against direct differences, medians with their proof."""
 
+import doctest
 from collections.abc import Callable
 
 import numpy as np
@@ -7,11 +8,21 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from criteria import median
 from criteria.layer import ROWS, Weights
 from criteria.median import geometric_median
-from criteria.norm import gm
+from criteria.norm import fermat, gm
 
 Hostile = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def test_the_worked_example() -> None:
+    assert doctest.testmod(median) == (0, 3)
+    filters = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    found = fermat(Weights(torch.tensor(filters))).tolist()
+    assert [round(each, 3) for each in (*found, sum(found))] == [0.299, 0.816, 0.816, 1.932]
+    found = cdist(filters, [[1 / 3, 1 / 3]])[:, 0].tolist()
+    assert [round(each, 3) for each in (*found, sum(found))] == [0.471, 0.745, 0.745, 1.962]
 
 
 @pytest.mark.parametrize("offset", (0.0, 1e3))

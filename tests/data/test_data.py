@@ -18,10 +18,11 @@ from runners.data.cifar import cifar10
 from runners.data.counter import fold, permutation, random_integers
 from runners.data.digits import digits
 from runners.data.fake import fake
+from runners.data.raw import Pixels, Raw
 from runners.data.resident import Images, augmentation
-from runners.data.splits import Splits, make_splits
-from runners.process.errors import DataError
-from support import augmented_epochs
+from runners.data.splits import Splits, load, make_splits
+from runners.process.errors import ConfigError, DataError
+from support import augmented_epochs, resident
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -42,15 +43,24 @@ def load_digits(**changes: Any) -> Splits:
         "seed": 0,
     }
     given |= {"mean": (0.3,), "std": (0.35,)}
-    return digits(**{**given, **changes})
+    return load(digits, given | changes)
+
+
+def raw_images(n: int = 23) -> Pixels:
+    return Pixels(some_images(n).pixels, torch.arange(n))
+
+
+def splits_of(train: Pixels, test: Pixels | None = None, **changes: Any) -> Splits:
+    given: dict[str, Any] = {"num_classes": 23, "channels": 3, "score_share": 0.5, "mean": MEAN, "std": STD, "seed": 0}
+    return make_splits(Raw(train, test or train), **{**given, **changes})
 
 
 def test_digits_have_the_known_counts_and_every_image_once() -> None:
     splits = load_digits()
     # 1,797 digits; a fifth, rounded up, is 360.
     assert (len(splits.train), len(splits.test), len(splits.score)) == (1437, 360, 718)
-    assert splits.train.pixels.shape[1:] == (1, 16, 16)
-    assert splits.train.pixels.dtype == torch.uint8
+    assert resident(splits.train).pixels.shape[1:] == (1, 16, 16)
+    assert resident(splits.train).pixels.dtype == torch.uint8
     # Class sizes of load_digits: 178 182 177 183 181 182 181 179 174 180.
     sizes = torch.tensor([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     train, test = (torch.bincount(images.labels, minlength=10) for images in (splits.train, splits.test))
@@ -61,38 +71,38 @@ def test_digits_have_the_known_counts_and_every_image_once() -> None:
 def test_digits_are_the_same_for_the_same_seed_only() -> None:
     first, again, other = load_digits(), load_digits(), load_digits(seed=1)
     for part in ("train", "score", "test"):
-        a, b, c = (getattr(splits, part) for splits in (first, again, other))
+        a, b, c = (resident(getattr(splits, part)) for splits in (first, again, other))
         assert torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels)
         assert not torch.equal(a.pixels, c.pixels)
     assert len(other.train) == 1437
 
     def all_rows(splits: Splits) -> list[bytes]:
-        return sorted(pixels.numpy().tobytes() for images in (splits.train, splits.test) for pixels in images.pixels)
+        return sorted(pixels.numpy().tobytes() for images in (splits.train, splits.test) for pixels in resident(images).pixels)
 
     assert all_rows(first) == all_rows(other)
 
 
 def test_digits_repeat_their_grey_channel_and_fill_the_range() -> None:
     colour = load_digits(channels=3, mean=MEAN, std=STD)
-    assert torch.equal(colour.train.pixels, load_digits().train.pixels.repeat(1, 3, 1, 1))
-    assert int(colour.train.pixels.max()) == 255 and int(colour.train.pixels.min()) == 0
+    assert torch.equal(resident(colour.train).pixels, resident(load_digits().train).pixels.repeat(1, 3, 1, 1))
+    assert int(resident(colour.train).pixels.max()) == 255 and int(resident(colour.train).pixels.min()) == 0
 
 
 def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
-    images = some_images(100)
-    chosen = [make_splits(images, images, num_classes=100, channels=3, score_share=0.29, seed=seed).score for seed in (0, 0, 1)]
+    images = raw_images(100)
+    chosen = [splits_of(images, num_classes=100, score_share=0.29, seed=seed).score for seed in (0, 0, 1)]
     assert len(chosen[0]) == 29  # 0.29 * 100 is 28.999999999999996 in floating point
     assert torch.equal(chosen[0].labels, chosen[1].labels) and not torch.equal(chosen[0].labels, chosen[2].labels)
-    assert torch.equal(chosen[0].pixels, images.pixels[chosen[0].labels])
+    assert torch.equal(resident(chosen[0]).pixels, images.pixels[chosen[0].labels])
     assert len(set(chosen[0].labels.tolist())) == 29
-    assert len(make_splits(images, images, num_classes=100, channels=3, score_share=0.02, seed=0).score) == 2
+    assert len(splits_of(images, num_classes=100, score_share=0.02).score) == 2
     with pytest.raises(DataError, match="score_share=0.01 of 100 training images is 1; at least two"):
-        make_splits(images, images, num_classes=100, channels=3, score_share=0.01, seed=0)
+        splits_of(images, num_classes=100, score_share=0.01)
 
 
 def test_example_is_one_normalised_image() -> None:
-    images = some_images()
-    splits = make_splits(images, images, num_classes=23, channels=3, score_share=1, seed=0)
+    images = raw_images()
+    splits = splits_of(images, score_share=1)
     expected = TF.normalize(images.pixels[:1].float() / 255, list(MEAN), list(STD))
     assert splits.example.shape == (1, 3, 6, 5)
     assert torch.allclose(splits.example, expected, atol=1e-6)
@@ -203,47 +213,72 @@ def test_batches_are_the_images_in_order() -> None:
     assert torch.equal(torch.cat([x for x, _ in batches]), images.normalise(images.pixels))
 
 
-def splits_of(images: Images, test: Images | None = None, *, num_classes: int = 23, channels: int = 3) -> Splits:
-    return make_splits(
-        images, images if test is None else test, num_classes=num_classes, channels=channels, score_share=0.5, seed=0
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"num_classes": 22}, "training labels run from 0 to 22; dataset.num_classes=22 allows 0 to 21; "),
-        ({"images": Images(some_images().pixels, torch.arange(23) - 1, MEAN, STD)}, "training labels run from -1 to 21"),
-        ({"images": some_images().take(torch.arange(0))}, "the training split is empty; "),
-        ({"test": some_images().take(torch.arange(0))}, "the test split is empty; "),
+        ({"train": Pixels(some_images().pixels, torch.arange(23) - 1)}, "training labels run from -1 to 21"),
+        ({"train": raw_images(0)}, "the training split is empty; "),
+        ({"test": raw_images(0)}, "the test split is empty; "),
         ({"channels": 1}, "the training images have 3 channels and dataset.channels=1; "),
-        ({"images": Images(some_images().pixels, torch.arange(23), MEAN[:1], STD)}, "dataset.mean has 1 and dataset.std 3 "),
-        ({"images": Images(some_images().pixels, torch.arange(23), MEAN, STD[:2])}, "dataset.mean has 3 and dataset.std 2 "),
+        ({"mean": MEAN[:1]}, "dataset.mean has 1 and dataset.std 3 "),
+        ({"std": STD[:2]}, "dataset.mean has 3 and dataset.std 2 "),
     ],
 )
 def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: str) -> None:
-    splits_of(some_images())
+    splits_of(raw_images())
     with pytest.raises(DataError) as caught:
-        splits_of(**{"images": some_images(), **changes})
+        splits_of(**{"train": raw_images(), **changes})
     assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+
+
+def test_the_given_share_of_training_labels_is_drawn_at_random() -> None:
+    n, num_classes = 20_000, 5
+    labels = torch.arange(n) % num_classes
+    images = Pixels(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), labels)
+    look: dict[str, Any] = {"num_classes": num_classes, "channels": 1, "score_share": 0.5, "mean": (0.5,), "std": (1.0,)}
+
+    def drawn(share: float, seed: int = 0) -> Splits:
+        return make_splits(Raw(images, images), **look, random_labels=share, seed=seed)
+
+    half = drawn(0.5)
+    changed = half.train.labels != labels
+    # Half of them are drawn, and one in five of these is right by chance: 0.4; the standard deviation is 0.0035.
+    assert float(changed.float().mean()) == pytest.approx(0.4, abs=0.0125)
+    counts = torch.bincount(half.train.labels[changed] * num_classes + labels[changed], minlength=25).view(5, 5)
+    assert chisquare(counts[~torch.eye(5, dtype=torch.bool)].numpy()).pvalue > 0.001
+    assert torch.equal(half.test.labels, labels) and torch.equal(drawn(0).train.labels, labels)
+    assert torch.equal(half.train.labels, drawn(0.5).train.labels)
+    assert not torch.equal(half.train.labels, drawn(0.5, seed=1).train.labels)
+    assert float((drawn(1).train.labels != labels).float().mean()) == pytest.approx(0.8, abs=0.0125)
+
+
+def test_keys_go_to_the_arguments_of_their_name_and_others_are_refused() -> None:
+    wanted = {"num_images": 8, "channels": 1, "image_size": 4, "num_classes": 2, "mean": [0.5], "std": [0.5], "seed": 0}
+    splits = load(fake, wanted | {"score_share": 0.5, "about": "", "_target_": "", "crop_padding": 3, "flip": True})
+    assert isinstance(splits.train, Images) and (splits.train.crop_padding, splits.train.flip) == (3, True)
+    with pytest.raises(ConfigError, match="dataset.foo is no option"):
+        load(fake, wanted | {"score_share": 0.5, "foo": 1})
+    with pytest.raises(ConfigError, match="dataset.score_share has no value"):
+        load(fake, wanted)
 
 
 def test_fake_images_have_balanced_labels_and_depend_on_the_seed() -> None:
     def make(seed: int) -> Splits:
-        return fake(num_images=40, channels=3, image_size=8, num_classes=4, score_share=0.5, mean=MEAN, std=STD, seed=seed)
+        given = {"num_images": 40, "channels": 3, "image_size": 8, "num_classes": 4, "score_share": 0.5}
+        return load(fake, given | {"mean": MEAN, "std": STD, "seed": seed})
 
     first, again, other = make(0), make(0), make(1)
     assert torch.bincount(first.train.labels).tolist() == [10] * 4
-    assert torch.equal(first.train.pixels, again.train.pixels)
-    assert not torch.equal(first.train.pixels, other.train.pixels)
-    assert not torch.equal(first.train.pixels, first.test.pixels)
-    brightness = torch.stack([first.train.pixels[first.train.labels == label].float().mean() for label in range(4)])
+    assert torch.equal(resident(first.train).pixels, resident(again.train).pixels)
+    assert not torch.equal(resident(first.train).pixels, resident(other.train).pixels)
+    assert not torch.equal(resident(first.train).pixels, resident(first.test).pixels)
+    brightness = torch.stack([resident(first.train).pixels[first.train.labels == label].float().mean() for label in range(4)])
     assert (brightness.diff() > 20).all()  # a quarter of 127 apart
 
 
-def load_cifar(data_root: Path, **changes: Any) -> Splits:
-    given: dict[str, Any] = {"num_classes": 10, "channels": 3, "score_share": 0.1, "mean": MEAN, "std": STD, "seed": 0}
-    return cifar10(data_root=str(data_root), download_root=str(data_root / "never"), **{**given, **changes})
+def load_cifar(data_root: Path) -> Raw:
+    return cifar10(data_root=str(data_root), download_root=str(data_root / "never"))
 
 
 class Canary:
@@ -282,12 +317,12 @@ def test_cifar_reads_no_pickle_with_another_checksum(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_cifar_has_its_60000_images(real_data: Path) -> None:
     splits = load_cifar(real_data)
-    assert (len(splits.train), len(splits.test), len(splits.score)) == (50_000, 10_000, 5_000)
-    assert splits.train.pixels.shape[1:] == (3, 32, 32)
+    assert isinstance(splits.train, Pixels) and (len(splits.train.labels), len(splits.test.labels)) == (50_000, 10_000)
+    assert resident(splits.train).pixels.shape[1:] == (3, 32, 32)
     assert torch.bincount(splits.train.labels).tolist() == [5000] * 10
     assert torch.bincount(splits.test.labels).tolist() == [1000] * 10
     # Mean of the training pixels, channel by channel: 0.4914 0.4822 0.4465 in every code that normalises CIFAR-10.
-    mean = splits.train.pixels.permute(1, 0, 2, 3).flatten(1).double().mean(1) / 255
+    mean = resident(splits.train).pixels.permute(1, 0, 2, 3).flatten(1).double().mean(1) / 255
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
 
 

@@ -105,7 +105,7 @@ def test_what_was_published_is_fetched_once_and_unpacked(server: Server, tmp_pat
     archive = serve(server, packed())
     for _ in range(2):
         prepare(archive, tmp_path)
-    assert wrong_file(archive, tmp_path) == "" and len(server.asked) == 1
+    assert wrong_file(archive.files, tmp_path) == "" and len(server.asked) == 1
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == FILES
     assert not list(tmp_path.rglob("*.part"))
 
@@ -117,9 +117,9 @@ def test_a_missing_or_changed_file_is_unpacked_again_without_a_network(server: S
     changed[7] ^= 1
     (tmp_path / "batches/one").write_bytes(changed)
     (tmp_path / "batches/two").unlink()
-    assert wrong_file(archive, tmp_path).startswith("batches/one has the SHA-256 ")
+    assert wrong_file(archive.files, tmp_path).startswith("batches/one has the SHA-256 ")
     prepare(archive, tmp_path)
-    assert wrong_file(archive, tmp_path) == "" and len(server.asked) == 1
+    assert wrong_file(archive.files, tmp_path) == "" and len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_broken_archive_that_lies_there_is_fetched_again(server: Server, tmp_p
     archive = serve(server, packed())
     (tmp_path / "a.tar.gz").write_bytes(server.answers["/a.tar.gz"][:500])
     prepare(archive, tmp_path)
-    assert wrong_file(archive, tmp_path) == ""
+    assert wrong_file(archive.files, tmp_path) == ""
 
 
 def test_what_a_killed_download_left_is_not_taken_and_goes_after_a_while(server: Server, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_a_killed_download_left_is_not_taken_and_goes_after_a_while(server:
     before = time.time() - 2 * download.LEFT_BEHIND_SECONDS
     os.utime(old, (before, before))
     prepare(archive, tmp_path)
-    assert wrong_file(archive, tmp_path) == "" and not old.exists() and young.exists()
+    assert wrong_file(archive.files, tmp_path) == "" and not old.exists() and young.exists()
 
 
 def test_without_a_network_one_line_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_of_many_that_need_the_same_files_one_fetches_them(
         monkeypatch.setattr(download, "_alone", lambda path: nullcontext())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: prepare(archive, tmp_path), range(4)))
-    assert wrong_file(archive, tmp_path) == "" and not list(tmp_path.rglob("*.part"))
+    assert wrong_file(archive.files, tmp_path) == "" and not list(tmp_path.rglob("*.part"))
     assert (len(server.asked) == 1) is locks  # the control: without the lock they all fetch, and the files are right
 
 
@@ -252,7 +252,7 @@ def test_a_file_system_without_locks_is_used_without(server: Server, tmp_path: P
 
     monkeypatch.setattr(fcntl, "flock", none)
     prepare(archive := serve(server, packed()), tmp_path)
-    assert wrong_file(archive, tmp_path) == ""
+    assert wrong_file(archive.files, tmp_path) == ""
 
 
 def test_the_published_cifar10_is_pinned() -> None:

@@ -30,6 +30,7 @@ from torch import nn  # noqa: E402
 from torch.optim import SGD  # noqa: E402
 
 from runners.data.fake import fake  # noqa: E402
+from runners.data.splits import load  # noqa: E402
 from runners.process import interruption  # noqa: E402
 from runners.storage import folder as run_folder  # noqa: E402
 from runners.storage import store  # noqa: E402
@@ -44,8 +45,22 @@ from support import FixedKeys  # noqa: E402
 
 STEPS = 5
 KEYS = {"trained": digest("trained"), "scores": digest("scores")}
-RECIPE = Recipe(1, 4, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=0), 1, True)
-DATA = fake(num_images=25, channels=2, image_size=6, num_classes=3, score_share=0.5, mean=(0.5,) * 2, std=(0.2,) * 2, seed=0)
+RECIPE = Recipe(1, 4, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=0))
+DATA = load(
+    fake,
+    dict(
+        num_images=25,
+        channels=2,
+        image_size=6,
+        num_classes=3,
+        score_share=0.5,
+        mean=(0.5,) * 2,
+        std=(0.2,) * 2,
+        seed=0,
+        crop_padding=1,
+        flip=True,
+    ),
+)
 DURABLE: tuple[tuple[Any, str], ...] = (
     *((os, name) for name in ("fsync", "unlink", "rmdir")),
     *((Path, name) for name in ("rename", "mkdir", "unlink")),

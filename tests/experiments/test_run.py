@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from models.cifar_resnet import cifar_resnet
-from runners.command.built import content
 from runners.data.fake import fake
+from runners.data.splits import load
 from runners.measuring.evaluate import evaluate
 from runners.measuring.recalibrate import recalibrate
 from runners.pruning.remove import mask, remove
@@ -101,7 +101,7 @@ def test_every_row_measures_its_own_network(command: Command, tmp_path: Path) ->
     ended = command(*TINY, "criterion=l2", "ratio=0.5")
     loss = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["loss_nats"]
     assert loss.nunique() == 4, "four stages are four networks"
-    splits = fake(**FAKE)
+    splits = load(fake, FAKE)
     network = cifar_resnet(depth=20, num_classes=10)
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
     load_weights(network, stored)
@@ -115,12 +115,12 @@ def test_a_run_leaves_its_tuned_network_in_a_folder(command: Command) -> None:
     network = load_pruned(ended.folder / "tuned")
     row = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage").loc["tuned"]
     assert sum(parameter.numel() for parameter in network.parameters()) == row["params"]
-    assert evaluate(network, fake(**FAKE).test).loss_nats == pytest.approx(row["loss_nats"], rel=1e-5)
+    assert evaluate(network, load(fake, FAKE).test).loss_nats == pytest.approx(row["loss_nats"], rel=1e-5)
 
 
 def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path: Path) -> None:
     ended = command(*TINY, "ratio=0.25")
-    splits = fake(**FAKE)
+    splits = load(fake, FAKE)
     network = cifar_resnet(depth=20, num_classes=10)
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
     load_weights(network, stored)
@@ -136,8 +136,8 @@ def test_arithmetic_is_exact_and_other_images_have_another_key(command: Command)
     first = command(*TINY, "recipe.epochs=0", "finetune.epochs=0")
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
-    a, b = (fake(**{**FAKE, "seed": seed}) for seed in (0, 1))
-    assert content(a) == content(fake(**FAKE)) != content(b)
+    a, b = (load(fake, FAKE | {"seed": seed}) for seed in (0, 1))
+    assert a.content() == load(fake, FAKE).content() != b.content()
     keys = json.loads((first.folder / "run.json").read_text())["keys"]
     other = command(*TINY, "recipe.epochs=0", "finetune.epochs=0", "dataset.num_images=32")
     assert not set(keys.values()) & set(json.loads((other.folder / "run.json").read_text())["keys"].values())

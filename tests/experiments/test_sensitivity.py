@@ -11,6 +11,7 @@ import torch
 from analysis.figures import sensitivity_curves
 from models.cifar_resnet import cifar_resnet
 from runners.data.fake import fake
+from runners.data.splits import load
 from runners.measuring.evaluate import evaluate
 from runners.process.errors import ConfigError
 from runners.pruning.remove import mask
@@ -37,8 +38,11 @@ def test_every_row_is_one_layer_pruned_alone(command: Command, tmp_path: Path) -
         found["layer"].tolist() == [layer for layer in FIRST for _ in range(2)] and found["ratio"].tolist() == [0.25, 0.5] * 9
     )
     assert (found["n_removed"] == found["before"] * found["ratio"]).all() and (found["pruned_by"] == "l2").all()
-    splits = fake(
-        num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+    splits = load(
+        fake,
+        dict(
+            num_images=64, channels=3, image_size=16, num_classes=10, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+        ),
     )
     network = cifar_resnet(depth=20, num_classes=10)
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")

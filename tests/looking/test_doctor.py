@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from torchvision.datasets import CIFAR10
 
-from runners.looking import disk, doctor
-from runners.looking.doctor import verdict
-from runners.looking.finding import Finding
+from runners.looking import doctor
+from runners.looking.doctor import worst
+from runners.looking.seen import Finding
+from runners.storage import files
 from runners.storage.store import Store
 
 KEY = "ab" + "0" * 30
@@ -43,38 +44,30 @@ def test_a_place_that_is_not_fit_has_the_exit_code_of_resources(tmp_path: Path) 
 
 
 def test_processes_that_do_not_wait_for_each_other_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "HOLD", 'import time\nprint("held", flush=True)\ntime.sleep(60)')
-    found = disk.excludes(tmp_path, "flock")
+    monkeypatch.setattr(doctor, "HOLD", 'import time\nprint("held", flush=True)\ntime.sleep(60)')
+    found = doctor.excludes(tmp_path, "flock")
     assert found.verdict == "warning" and "does not keep two processes apart" in found.line
-    monkeypatch.setattr(disk, "HOLD", "raise SystemExit(1)")
-    assert "cannot be taken" in disk.excludes(tmp_path, "flock").line
-    assert disk.excludes(tmp_path, "none").verdict == "warning"
+    monkeypatch.setattr(doctor, "HOLD", "raise SystemExit(1)")
+    assert "no lock can be taken" in doctor.excludes(tmp_path, "flock").line
+    assert doctor.excludes(tmp_path, "none").verdict == "warning"
 
 
-@pytest.mark.parametrize("broken", ["is ignored", "copies", "replaces folders"])
-def test_a_folder_whose_rename_is_none_is_found(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Path.rename
-
-    def rename(self: Path, target: Path) -> Path:
-        if broken == "copies" and self.is_file():
-            target.write_bytes(self.read_bytes())
-        elif broken == "replaces folders" and target.is_dir():
-            (self / "file").replace(target / "file")
-        elif broken != "is ignored":
-            return original(self, target)
-        return target
-
-    assert disk.takes_files("store", tmp_path).verdict == "ok"
-    monkeypatch.setattr(Path, "rename", rename)
-    found = disk.takes_files("store", tmp_path)
+def test_a_folder_whose_rename_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.takes_files("store", tmp_path).verdict == "ok" and is_left_as_it_was(tmp_path)
+    replace_file = files.replace_file
+    # A rename that leaves the file that is there.
+    monkeypatch.setattr(files, "replace_file", lambda path, content: path.exists() or replace_file(path, content))
+    found = doctor.takes_files("store", tmp_path)
     assert found.verdict == "failed" and "choose another store=DIR" in found.line and is_left_as_it_was(tmp_path)
 
 
 def test_a_file_in_the_place_of_a_folder_is_a_finding_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "store").touch()
-    found = {one.what: one for one in doctor.doctor(tmp_path / "store", tmp_path, None, "cpu")}
-    assert found["store"].verdict == "failed" and "FileExistsError" in found["store"].line
-    assert found["outputs"].verdict == "ok"
+    text = doctor.run(
+        store=str(tmp_path / "store"), outputs=str(tmp_path), data_root=None, device="cpu", verify=False, lock="none"
+    ).text
+    found = {line.split()[1]: line for line in text.splitlines()}
+    assert found["store"].startswith("failed") and "FileExistsError" in found["store"] and found["outputs"].startswith("ok")
 
 
 def test_a_device_that_is_not_there_is_found() -> None:
@@ -124,7 +117,7 @@ def test_every_stored_result_is_hashed_again(damage: Callable[[Path], Any], tmp_
         store.publish("trained", f"{number}{KEY[1:]}", fill)
     entry = tmp_path / "trained" / "1b" / f"1{KEY[1:]}"
     damage(entry)
-    found = doctor.verify(tmp_path)
+    found = doctor.verified(tmp_path)
     unharmed = (entry / "manifest.json").exists() and (entry / "weights.bin").read_bytes() == b"weights"
     assert found.verdict == ("ok" if unharmed else "failed") and entry.exists()
     assert found.line.startswith("all 3 have" if unharmed else "1 of 3 are damaged (trained 1b00000000)")
@@ -132,4 +125,4 @@ def test_every_stored_result_is_hashed_again(damage: Callable[[Path], Any], tmp_
 
 def test_the_verdict_is_the_worst() -> None:
     ok, warning, failed = (Finding("a", name, "") for name in ("ok", "warning", "failed"))
-    assert [verdict(found) for found in ([], [ok], [ok, warning], [failed, warning])] == ["ok", "ok", "warning", "failed"]
+    assert [worst(found) for found in ([], [ok], [ok, warning], [failed, warning])] == ["ok", "ok", "warning", "failed"]

@@ -22,7 +22,6 @@ from runners.pruning.remove import remove
 from runners.pruning.saved import Pruned, in_parts, load_pruned, save_pruned
 from runners.storage.keys import canonical
 from runners.tracing.channels import trace_channels
-from runners.training.fused.network import fused
 from support import ROOT
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in (ROOT / "conf" / "model").glob("*/*.yaml"))
@@ -132,9 +131,3 @@ def test_filters_are_orthogonal_of_the_norm_asked_for() -> None:
 def test_a_network_that_cannot_be_changed_is_refused(change: Any) -> None:
     with pytest.raises(ValueError, match="leave|try"):
         change(nn.Sequential(nn.Conv2d(3, 3, 1), nn.GELU()))
-
-
-def test_training_fused_computes_the_same() -> None:
-    network = randomised(built(model_of(*ALL))).train()
-    x = images(16, torch.float32, n=4)
-    torch.testing.assert_close(fused(network)(x), network(x), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Filters that can be removed from the networks of the project, and from networks that researchers prune: stated, and exact."""
+"""The filters that can be removed from networks of the project, and from those that researchers prune: stated, and exact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1
 from criteria.inputs import Wanda
 from criteria.layer import Activations, BatchNorm, Criterion, Gradients, MeanOverImages, Scores, Weights
 from criteria.norm import fermat, gm, l1, l2
-from models.cifar_resnet import cifar_resnet
+from models.cifar_resnet import Kind, cifar_resnet
 from runners.data.resident import Images
 from runners.process.errors import ConfigError, NumericalError
 from runners.scoring import observation
@@ -244,7 +244,7 @@ def test_a_residual_that_is_too_large_is_a_warning(caplog: pytest.LogCaptureFixt
 
 
 def site_of(network: nn.Module, layer: str) -> list[str]:
-    """What the site behind the activation function is: a module, or an operation."""
+    """The site behind the activation function: a module, or an operation."""
     traced = follow(network.eval())
     return [str(node.target if node.op == "call_module" else node.name) for node in find_sites(traced, layer)["post_act"]]
 
@@ -357,7 +357,7 @@ def test_paper_numbers(name: str, rows: int, with_shortcuts: int) -> None:
 
 
 @pytest.mark.parametrize(("shortcut", "rows"), (("pad", 19), ("conv", 19)))
-def test_paper_numbers_of_a_cifar_resnet(shortcut: str, rows: int) -> None:
+def test_paper_numbers_of_a_cifar_resnet(shortcut: Kind, rows: int) -> None:
     network = cifar_resnet(depth=20, num_classes=10, shortcut=shortcut)
     channels = trace_channels(network, torch.zeros(1, 3, 16, 16))
     assert len(paper_numbers(network, channels)) == rows

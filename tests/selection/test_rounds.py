@@ -10,6 +10,7 @@ from torch import nn
 
 from models.cifar_resnet import cifar_resnet
 from runners.data.fake import fake
+from runners.data.splits import load
 from runners.pruning.prune import prune
 from runners.pruning.saved import load_pruned
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
@@ -108,11 +109,11 @@ def test_iterative_is_rounds_of_score_prune_and_fine_tune(command: Command) -> N
 
 def test_a_stretched_recipe_takes_as_many_times_longer() -> None:
     steps = partial(schedule.steps, milestones=[4, 8], gamma=0.1)
-    recipe = Recipe(10, 32, 0.5, 1e-4, steps, 4, True)
+    recipe = Recipe(10, 32, 0.5, 1e-4, steps)
     longer = stretched(recipe, 2.5)
     assert longer.epochs == 25 and stretched(recipe, 1.0).epochs == 10 and stretched(recipe, 1.01).epochs == 11
     assert [longer.rate(time) for time in (0, 9.99, 10, 19.99, 20)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
-    cosine = Recipe(4, 32, 1.0, 0.0, partial(schedule.cosine, warmup_epochs=1), 0, False)
+    cosine = Recipe(4, 32, 1.0, 0.0, partial(schedule.cosine, warmup_epochs=1), False)
     times = (0.5, 1, 2.5, 4)
     assert [stretched(cosine, 2).rate(2 * t) for t in times] == pytest.approx([cosine.rate(t) for t in times])
 
@@ -136,5 +137,5 @@ def test_from_scratch_trains_new_weights_in_the_pruned_shape(command: Command) -
 
 def test_multiply_adds_are_those_of_one_image() -> None:
     shape = {"num_images": 8, "channels": 3, "image_size": 4, "num_classes": 3}
-    images = fake(**shape, score_share=0.5, mean=(0.5,) * 3, std=(1.0,) * 3, seed=0)
+    images = load(fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 3, "std": (1.0,) * 3, "seed": 0})
     assert macs(nn.Conv2d(3, 5, 3, padding=1, bias=False), images) == 5 * 3 * 9 * 16

@@ -27,6 +27,7 @@ from runners.process.errors import NumericalError, ResourceError, StoreError, Us
 from runners.process.interruption import Preempted
 from runners.stages import DATASET, SCORES, SELECTION, TRAINED, TUNED
 from runners.storage import folder as run_folder
+from runners.storage import keys
 from runners.storage.files import write_atomic, write_json
 from runners.storage.keys import Keys, Stage, canonical, digest, file_digest, run_name, stage_options
 from runners.storage.resume import Checkpoints
@@ -61,6 +62,7 @@ CONFIG: dict[str, Any] = {
     "tensorboard": False,
     "compile": False,
     "cuda_graph": "auto",
+    "threads": "auto",
     "debug": False,
     "names": {"runner": "one_shot", "model": "resnet56", "dataset": "fake", "criterion": "l1", "preset": None},
     "model": {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 56, "num_classes": 10},
@@ -242,6 +244,7 @@ def test_keys_are_those_of_the_first_day() -> None:
         ({"debug": True}, set()),
         ({"tensorboard": True}, set()),
         ({"cuda_graph": False}, set()),
+        ({"threads": 3}, set()),
         ({"precision": "fp32 compiled"}, {"trained", "scores", "selection", "tuned"}),
         ({"data_root": "/elsewhere", "dataset__data_root": "/elsewhere"}, set()),
         ({"dataset__download_root": "/elsewhere"}, set()),
@@ -767,10 +770,8 @@ def test_a_run_folder_from_before_there_were_hashes_is_not_done(tmp_path: Path) 
     finished(tmp_path)
     (tmp_path / run_folder.STATUS).write_text('{"state": "done", "ended": "2026-01-01T00:00:00Z"}')
     assert not run_folder.is_done(tmp_path)
-    for names in ((), ("accuracy.csv",)):  # hashes of too little
-        hashes = {name: file_digest(tmp_path / name) for name in names}
-        (tmp_path / run_folder.STATUS).write_text(json.dumps({"state": "done", "sha256": hashes}))
-        assert not run_folder.is_done(tmp_path)
+    (tmp_path / run_folder.STATUS).write_text(json.dumps({"state": "done", "sha256": {}}))  # no hash of run.json
+    assert not run_folder.is_done(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -996,3 +997,37 @@ def test_half_precision_weights_are_taken(tmp_path: Path) -> None:
     blank = network(1)
     load_weights(blank, tmp_path / "a.pt")
     assert torch.equal(blank.get_parameter("3.weight"), state["3.weight"].float())
+
+
+def test_augmentation_moved_to_the_data_set_keeps_every_key() -> None:
+    first = changed(
+        recipe__crop_padding=4, recipe__flip=True, finetune__crop_padding=0, finetune__flip=False, dataset__num_classes=10
+    )
+    now = changed(
+        dataset__crop_padding=4,
+        dataset__flip=True,
+        dataset__num_classes=10,
+        dataset__random_labels=0.0,
+        dataset__num_workers=2,
+        recipe__augment=True,
+        finetune__augment=False,
+    )
+    assert keys.influential(now) == keys.influential(first)
+    assert chain(now, "data") == chain(first, "data") and run_name(now) == run_name(first)
+    assert keys.as_first_written(keys.as_first_written(now)) == keys.as_first_written(now)
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"recipe__augment": False}, {"trained", "scores", "selection", "tuned"}),
+        ({"finetune__augment": False}, {"tuned"}),
+        ({"dataset__flip": False}, {"trained", "scores", "selection", "tuned"}),
+        ({"dataset__random_labels": 0.5}, set(STAGES)),
+        ({"dataset__num_workers": 7}, set()),
+    ],
+)
+def test_augmentation_changes_what_is_trained_with_it(change: dict[str, Any], stages: set[str]) -> None:
+    both = {"dataset__flip": True, "dataset__crop_scale": [0.08, 1], "dataset__num_workers": 2}
+    ours, theirs = chain(changed(**both), "data"), chain(changed(**both | change), "data")
+    assert {stage for stage in STAGES if ours[stage] != theirs[stage]} == stages

@@ -8,7 +8,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from models.cifar_resnet import cifar_resnet
+from models.cifar_resnet import Kind, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, trace_channels
@@ -23,7 +23,7 @@ def ranked(channels: Channels) -> list[str]:
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "pad_end", "conv"])
-def test_resnet56_ranks_exactly_the_first_convolution_of_each_block(shortcut: str) -> None:
+def test_resnet56_ranks_exactly_the_first_convolution_of_each_block(shortcut: Kind) -> None:
     channels = trace(cifar_resnet(depth=56, num_classes=10, shortcut=shortcut), 16)
     assert ranked(channels) == [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(9)]
 
@@ -118,7 +118,7 @@ def test_batchnorms_of_densenet121_read_concatenations_in_order() -> None:
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "pad_end"])
-def test_padded_shortcuts_fix_the_channels_that_meet_zeros(shortcut: str) -> None:
+def test_padded_shortcuts_fix_the_channels_that_meet_zeros(shortcut: Kind) -> None:
     channels = trace(cifar_resnet(depth=20, num_classes=10, shortcut=shortcut), 16)
     left = 8 if shortcut == "pad" else 0  # 16 channels become 32, half of the zeros before them or none
     stem, second = channels.writes["conv1"], channels.writes["layer2.0.conv2"]

@@ -1,4 +1,4 @@
-"""Steps that are captured, compiled or taken in turn: the same numbers as steps that are launched one by one.
+"""Steps that are captured or compiled: the same numbers as steps that are launched one by one.
 
 A CUDA graph replays the kernels of one step on the tensors they ran on, and nothing of the Python around them. Here a
 recorder does so with the operations of a CPU, and refuses what a graph refuses; marked `gpu`, the same tests run with the
@@ -6,82 +6,36 @@ graphs themselves.
 """
 
 import random
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from recorder import recorded
+from torch import nn
 from torch.optim import SGD, Adam
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.data.fake import fake
-from runners.data.splits import Splits
-from runners.process.errors import ConfigError, NumericalError
+from runners.data.splits import Splits, load
+from runners.process.errors import ConfigError
 from runners.pruning.zero import zero
 from runners.storage.resume import Checkpoints
 from runners.tracing.channels import trace_channels
 from runners.training import engine as engine_module
 from runners.training import schedule, state
 from runners.training.engine import Capture, Engine, Work, cuda_graph, no_draws_on_the_cpu
-from runners.training.fit import Fitted, Start, fit, fit_together
-from runners.training.lanes import in_turn
+from runners.training.fit import Fitted, fit
 from runners.training.recipe import Recipe
 
 # Seven steps an epoch, the last of two images: its own capture, in the fourth epoch.
-RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1), 1, True)
+RECIPE = Recipe(6, 8, 0.05, 1e-3, partial(schedule.cosine, warmup_epochs=1))
 VGG = partial(cifar_vgg_bn, depth=11)
-ASKS_THE_HOST = {"aten::_local_scalar_dense", "aten::lift_fresh", "aten::nonzero", "aten::is_nonzero"}
-
-
-class Recorder(TorchDispatchMode):
-    """Notes every operation that runs, with the tensors it ran on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name in ASKS_THE_HOST:
-            raise RuntimeError(f"{func._schema.name} needs the host")
-        out = func(*args, **(kwargs or {}))
-        if func.namespace == "profiler":
-            return out
-        self.calls.append((func, args, kwargs or {}, out))
-        return out
-
-    def replay(self) -> None:
-        """Runs the operations again; what they make goes where it was made."""
-        for func, args, kwargs, out in self.calls:
-            made = func(*args, **kwargs)
-            if any(value.alias_info is not None for value in func._schema.returns):
-                continue  # a view, or in place
-            for old, new in zip(tree_leaves(out), tree_leaves(made), strict=True):
-                if isinstance(old, Tensor):
-                    old.copy_(new)
-
-
-def recorded(step: Work) -> Work:
-    """Stands in for `cuda_graph`. Recording runs the step, so the first replay has been done by then."""
-    recorder = Recorder()
-    with recorder:
-        step()
-    replays: Iterator[Work] = chain([lambda: None], repeat(recorder.replay))
-
-    def replay() -> None:
-        with torch.no_grad():
-            next(replays)()
-
-    return replay
 
 
 @dataclass(frozen=True)
@@ -103,11 +57,13 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 def data(device: torch.device) -> Splits:
     shape = {"num_images": 50, "channels": 2, "image_size": 6, "num_classes": 3}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * 2, std=(0.2,) * 2, seed=0).to(device)
+    return load(
+        fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 2, "std": (0.2,) * 2, "seed": 0, "crop_padding": 1, "flip": True}
+    ).to(device)
 
 
-def blank(device: torch.device, seed: int = 1) -> nn.Module:
-    torch.manual_seed(seed)
+def blank(device: torch.device) -> nn.Module:
+    torch.manual_seed(1)
     layers = (nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.4), nn.Flatten(), nn.Linear(96, 3))
     return nn.Sequential(*layers).to(device)
 
@@ -289,50 +245,9 @@ def test_masked_filters_stay_zero_whether_launched_or_replayed(place: Place, tmp
     assert (weight[[1, 4]] == 0).all() and (weight[[0, 2, 3, 5]] != network.get_parameter("0.weight")[[0, 2, 3, 5]]).all()
 
 
-def starts(folder: Path, device: torch.device) -> list[Start]:
-    return [
-        Start(blank(device), Checkpoints(folder / "a"), seed=3),
-        Start(blank(device, 2), Checkpoints(folder / "b"), seed=4),
-        Start(masked(blank(device)), Checkpoints(folder / "c"), seed=3),
-    ]
-
-
-def test_several_trainings_together_give_what_each_gives_alone(place: Place, tmp_path: Path) -> None:
-    splits = data(place.device)
-    given = partial(fit_together, recipe=RECIPE, optimizer=SGD_MOMENTUM, label="train")
-    found = given(starts(tmp_path / "together", place.device), splits, engine=Engine("fp32", capture=place.capture))
-    alone = [given([start], splits, engine=Engine("fp32"))[0] for start in starts(tmp_path / "alone", place.device)]
-    assert all(same(one, other) for one, other in zip(found, alone, strict=True))
-    assert not same(found[0], found[1]) and not same(found[0], found[2])
-
-
-def counted(name: str, steps: int, seen: list[str], error: Exception | None = None) -> Generator[None, None, str]:
-    for _ in range(steps):
-        seen.append(name)
-        yield
-    if error:
-        raise error
-    return name.upper()
-
-
-def test_works_are_stepped_in_turn_until_all_have_ended() -> None:
-    seen: list[str] = []
-    works = [counted("a", 2, seen), counted("b", 0, seen), counted("c", 3, seen)]
-    assert in_turn(works, [nullcontext] * 3) == ["A", "B", "C"]
-    assert "".join(seen) == "acacc"
-
-
-def test_one_that_fails_lets_the_others_end_first() -> None:
-    seen: list[str] = []
-    works = [counted("a", 1, seen, NumericalError("the first")), counted("b", 4, seen, ConfigError("the second"))]
-    with pytest.raises(NumericalError, match="the first"):
-        in_turn(works, [nullcontext] * 2)
-    assert "".join(seen) == "abbbb"
-
-
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same_up_to_rounding(place: Place, tmp_path: Path) -> None:
-    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant, 1, True)
+    recipe = Recipe(2, 10, 0.05, 1e-3, schedule.constant)
     engines = {"plain": Engine("fp32"), "compiled": Engine("fp32", compiled=True), "again": Engine("fp32", compiled=True)}
     network = blank(place.device)
     network.register_module("3", nn.Identity())  # a compiled network draws its dropout in another way

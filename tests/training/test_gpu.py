@@ -1,4 +1,4 @@
-"""What only a GPU can show: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs and streams."""
+"""Tests that need a GPU: `pytest -m gpu`. `test_engine.py` holds the tests of its graphs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from torch.optim import SGD
 from models.cifar_resnet import cifar_resnet
 from runners.data.counter import fold, permutation, random_integers
 from runners.data.fake import fake
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.measuring.evaluate import evaluate
 from runners.measuring.recalibrate import recalibrate
 from runners.process.errors import ConfigError, ResourceError
@@ -36,7 +36,9 @@ def needs_a_gpu() -> None:
 
 def data(num_images: int = 64, size: int = 8) -> Splits:
     shape = {"num_images": num_images, "channels": 3, "image_size": size, "num_classes": 4}
-    return fake(**shape, score_share=0.5, mean=(0.5,) * 3, std=(0.25,) * 3, seed=0)
+    return load(
+        fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 3, "std": (0.25,) * 3, "seed": 0, "crop_padding": 1, "flip": True}
+    )
 
 
 def resnet() -> nn.Module:
@@ -45,7 +47,7 @@ def resnet() -> nn.Module:
 
 
 def train(network: nn.Module, splits: Splits, folder: Path, batch_size: int = 16) -> tuple[nn.Module, pd.DataFrame]:
-    recipe = Recipe(2, batch_size, 0.05, 1e-3, schedule.constant, 1, True)
+    recipe = Recipe(2, batch_size, 0.05, 1e-3, schedule.constant)
     optimizer = partial(SGD, momentum=0.9, fused=True)
     engine = Engine("fp32", capture=cuda_graph)
     return fit(network, splits, Checkpoints(folder), recipe=recipe, optimizer=optimizer, engine=engine, seed=0, label="train")

@@ -7,9 +7,14 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runners.training.tensorboard import TAGS
 from support import Command
 
+TAGS = {
+    "lr": "lr",
+    "train_loss_nats": "loss_nats/train",
+    "train_top1_pct": "top1_pct/train",
+    "test_top1_pct": "top1_pct/test",
+}
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=3", "finetune.epochs=2", "recipe.batch_size=32", "tensorboard=true")
 
 

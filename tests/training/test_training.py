@@ -18,31 +18,37 @@ from torch.optim import SGD
 from runners.data.counter import fold
 from runners.data.fake import fake
 from runners.data.resident import Images
-from runners.data.splits import Splits
+from runners.data.splits import Splits, load
 from runners.measuring.evaluate import evaluate
 from runners.measuring.recalibrate import recalibrate
 from runners.process.errors import ConfigError, NumericalError
 from runners.storage.resume import Checkpoints
 from runners.training import schedule
 from runners.training.engine import Engine
-from runners.training.fit import HISTORY_COLUMNS, fit
+from runners.training.fit import fit
 from runners.training.recipe import Recipe, check_recipe
 from support import augmented_epochs
 
+HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 STEPS = partial(schedule.steps, milestones=[82, 164], gamma=0.1)
 MOMENTUM = partial(SGD, momentum=0.9)
 
 
 def data(num_classes: int = 4, num_images: int = 50) -> Splits:
-    return fake(
-        num_images=num_images,
-        channels=3,
-        image_size=8,
-        num_classes=num_classes,
-        score_share=0.5,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        seed=0,
+    return load(
+        fake,
+        dict(
+            num_images=num_images,
+            channels=3,
+            image_size=8,
+            num_classes=num_classes,
+            score_share=0.5,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            seed=0,
+            crop_padding=2,
+            flip=True,
+        ),
     )
 
 
@@ -60,7 +66,7 @@ def small(num_classes: int = 4, *, dropout: float = 0.0) -> nn.Sequential:
 
 
 def recipe(**changes: Any) -> Recipe:
-    given: dict[str, Any] = {"epochs": 3, "batch_size": 16, "lr": 0.05, "weight_decay": 1e-3, "crop_padding": 2, "flip": True}
+    given: dict[str, Any] = {"epochs": 3, "batch_size": 16, "lr": 0.05, "weight_decay": 1e-3}
     given["schedule"] = partial(schedule.cosine, warmup_epochs=1)
     return Recipe(**{**given, **changes})
 
@@ -121,7 +127,7 @@ def slow_fit(network: nn.Module, splits: Splits, given: Recipe, seed: int, label
     """A plain loop over the same batches."""
     network = deepcopy(network)
     stream = fold(seed, *label.encode())
-    epochs = augmented_epochs(splits.train, batch_size=given.batch_size, crop_padding=given.crop_padding, flip=given.flip)
+    epochs = augmented_epochs(splits.train, batch_size=given.batch_size, crop_padding=2, flip=True)
     n = len(splits.train)
     n_steps = -(-n // given.batch_size)
     update = SGD(network.parameters(), lr=given.lr, momentum=0.9, weight_decay=given.weight_decay)
@@ -188,7 +194,7 @@ def test_no_epochs_give_the_same_weights_and_an_empty_history() -> None:
 
 
 def test_fit_learns_what_there_is_to_learn() -> None:
-    _, history = train(small(), recipe(epochs=20, crop_padding=0))
+    _, history = train(small(), recipe(epochs=20, augment=False))
     losses = history["train_loss_nats"]
     assert losses.iloc[0] > 1.0 and losses.iloc[-1] < 0.5 * losses.iloc[0]  # ln 4 is 1.39
     assert history["test_top1_pct"].iloc[-1] > 60

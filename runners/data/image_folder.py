@@ -1,0 +1,88 @@
+"""Photographs in one folder a class, as ImageNet is unpacked; the names of the folders, in order, are the classes."""
+
+from pathlib import Path
+
+import torch
+
+from runners.data.counter import fold, permutation
+from runners.data.raw import Files, Raw
+from runners.process.errors import DataError
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def image_folders(
+    *,
+    data_root: str | None,
+    train: str,
+    test: str,
+    image_size: int,
+    resize: int,
+    crop_scale: tuple[float, float] | None,
+    num_workers: int,
+) -> Raw:
+    """Two folders of classes, for training and for test.
+
+    Args:
+        train: below `data_root`; so is `test`.
+        image_size: and the rest as in `Files`.
+
+    Raises:
+        DataError: no such folders, or not the same classes in both.
+    """
+    views = (image_size, resize, crop_scale, num_workers)
+    parts = _files(_folder(data_root, train), *views), _files(_folder(data_root, test), *views)
+    classes = [sorted({name.partition("/")[0] for name in part.names}) for part in parts]
+    if classes[0] != classes[1]:
+        raise DataError(
+            f"{train} has {len(classes[0])} and {test} {len(classes[1])} classes, and they are not the same; labels follow "
+            f"from the names of folders; look at data_root={data_root}"
+        )
+    return Raw(*parts)
+
+
+def image_folder(
+    *,
+    data_root: str | None,
+    folder: str,
+    test_share: float,
+    seed: int,
+    image_size: int,
+    resize: int,
+    crop_scale: tuple[float, float] | None,
+    num_workers: int,
+) -> Raw:
+    """One folder of classes, whose images are divided by `seed` into training and test images.
+
+    Args:
+        folder: below `data_root`.
+        image_size: and the rest as in `Files`.
+
+    Raises:
+        DataError: no such folder.
+    """
+    found = _files(_folder(data_root, folder), image_size, resize, crop_scale, num_workers)
+    order = permutation(len(found.names), fold(seed, *b"test"))
+    n_test = round(len(order) * test_share)
+    return Raw(found.take(order[n_test:].sort().values), found.take(order[:n_test].sort().values))
+
+
+def _folder(data_root: str | None, name: str) -> Path:
+    if data_root is None or not (Path(data_root) / name).is_dir():
+        raise DataError(
+            f"data_root={'null' if data_root is None else data_root} has no folder {name!r}; image folders are not downloaded; "
+            "give the folder above it with data_root=DIR"
+        )
+    return Path(data_root) / name
+
+
+def _files(root: Path, image_size: int, resize: int, crop_scale: tuple[float, float] | None, num_workers: int) -> Files:
+    classes = sorted(path for path in root.iterdir() if path.is_dir())
+    found = [
+        (f"{folder.name}/{path.name}", label)
+        for label, folder in enumerate(classes)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    names, labels = tuple(name for name, _ in found), torch.tensor([label for _, label in found], dtype=torch.int64)
+    return Files(root, names, labels, image_size, resize, crop_scale, num_workers)

@@ -1,0 +1,1 @@
+"""Tasks: what networks learn, and the numbers that tell how well they do."""

@@ -1,0 +1,97 @@
+"""Classification of images: cross-entropy, and the share of images whose label ranks first or among the first five."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from runners.data.source import Batch
+from runners.tasks.task import NETWORK, Forward, autocast
+
+TOP5_FROM_CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Accuracy and loss over one split; `top5_pct` is nan below 100 classes, where it says little."""
+
+    n_images: int
+    n_correct: int
+    top1_pct: float
+    top5_pct: float
+    loss_nats: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One network, one optimizer, mean cross-entropy."""
+
+    n_sums: int = 2  # loss, right answers
+    history_columns: Sequence[str] = ("train_loss_nats", "train_top1_pct", "test_top1_pct")
+
+    def step(
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+    ) -> Float[Tensor, " 2"]:
+        """Forward, backward, update; the summed loss in nats and the right answers."""
+        (x, labels), update = batch, optimizers[NETWORK]
+        with autocast(x.device, precision):
+            logits = networks[NETWORK](x)
+            loss = F.cross_entropy(logits, labels)
+        update.zero_grad(set_to_none=True)
+        loss.backward()
+        update.step()
+        with torch.no_grad():
+            return torch.stack([loss * len(labels), _n_correct(logits, labels)])
+
+    def count(self, networks: Mapping[str, nn.Module], batch: Batch) -> Float64[Tensor, " 3"]:
+        """The summed loss in nats, right answers, and labels among the five highest logits (nan below 100 classes)."""
+        x, labels = batch
+        logits = networks[NETWORK](x)
+        among_five = (
+            (logits.topk(5).indices == labels[:, None]).sum().double()
+            if logits.shape[1] >= TOP5_FROM_CLASSES
+            else torch.full((), nan, dtype=torch.float64, device=logits.device)
+        )
+        return torch.stack([summed_loss(logits, labels).double(), _n_correct(logits, labels).double(), among_five])
+
+    def quality(self, counts: Sequence[float], n_images: int) -> dict[str, Any]:
+        """The fields of `Quality`."""
+        loss, n_correct, among_five = counts
+        return {
+            "top1_pct": 100 * int(n_correct) / n_images,
+            "top5_pct": 100 * among_five / n_images,
+            "loss_nats": loss / n_images,
+            "n_correct": int(n_correct),
+            "n_images": n_images,
+        }
+
+    def history(self, sums: Sequence[float], n_images: int, tested: Mapping[str, Any]) -> dict[str, float]:
+        """Mean loss and accuracy while training, and accuracy on the test split."""
+        values = (sums[0] / n_images, 100 * (sums[1] / n_images), tested["top1_pct"])
+        return dict(zip(self.history_columns, values, strict=True))
+
+    def best(self, history: pd.DataFrame) -> dict[str, Any]:
+        """The highest accuracy on the test split, and the first epoch that had it."""
+        if history.empty:
+            return {"best_top1_pct": nan, "best_epoch": None}
+        best = history.iloc[int(history["test_top1_pct"].to_numpy().argmax())]
+        return {"best_top1_pct": float(best["test_top1_pct"]), "best_epoch": int(best["epoch"])}
+
+
+CLASSIFICATION = Classification()
+
+
+def summed_loss(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> Float[Tensor, ""]:
+    """Cross-entropy, summed over images.  [nats]"""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def _n_correct(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> Int64[Tensor, ""]:
+    return (logits.argmax(1) == labels).sum()

@@ -1,0 +1,33 @@
+"""Figures draw the columns that their labels name."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import learning_curves
+
+HISTORY = pd.DataFrame(
+    {
+        "epoch": [1, 2, 1, 2, 3],
+        "train_loss_nats": [2.0, 1.5, 1.0, 0.5, 0.25],
+        "train_top1_pct": [20.0, 40.0, 60.0, 80.0, 90.0],
+        "test_top1_pct": [15.0, 35.0, 55.0, 75.0, 70.0],
+        "stage": ["trained"] * 2 + ["tuned"] * 3,
+    }
+)
+
+
+def test_learning_curves_are_of_the_columns_that_the_legend_names() -> None:
+    figure = learning_curves(HISTORY)
+    columns = {"training": "train_top1_pct", "test": "test_top1_pct"}
+    assert [axes.get_title() for axes in figure.axes] == ["trained", "trained", "tuned", "tuned"]
+    for axes in figure.axes:
+        part = HISTORY[HISTORY["stage"] == axes.get_title()]
+        if axes.get_ylabel() == "training loss [nats]":
+            [line] = axes.lines
+            np.testing.assert_array_equal(line.get_xydata(), part[["epoch", "train_loss_nats"]])
+        else:
+            labels = axes.get_legend_handles_labels()[1]
+            assert axes.get_ylabel() == "top-1 [%]" and labels == ["training", "test"]
+            for line, label in zip(axes.lines, labels, strict=True):
+                assert line.get_label() == label
+                np.testing.assert_array_equal(line.get_xydata(), part[["epoch", columns[label]]])
