@@ -11,7 +11,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -178,18 +178,27 @@ def standard_error(value: float, sd: float, n: int, n_images: int | None = None)
     return math.sqrt(value * (100 - value) / n_images)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table of `against` in Markdown: the mean of both, +- their sd (and n), where these are known."""
-    head = ["row", "column", "printed", "ours", "difference", "verdict", "remark"]
-    lines = [head, ["---"] * len(head)]
-    for facts in _records(table):
-        both = [
-            _told(facts["printed"], facts["printed_sd"], facts["printed_n"]),
-            _told(facts["ours_mean"], facts["ours_sd"], facts["ours_n"]),
-        ]
-        difference = "" if math.isnan(facts["difference"]) else f"{facts['difference']:+.4g}"
-        lines.append([facts["row"], facts["column"], *both, difference, facts["verdict"], facts["remark"]])
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
+def compact(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `against` as text for a page: each side's mean, +- its sd (and n) in one cell, where these are known."""
+    rows = [
+        {
+            "row": facts["row"],
+            "column": facts["column"],
+            "printed": _told(facts["printed"], facts["printed_sd"], facts["printed_n"]),
+            "ours": _told(facts["ours_mean"], facts["ours_sd"], facts["ours_n"]),
+            "difference": "" if math.isnan(facts["difference"]) else f"{facts['difference']:+.4g}",
+            "verdict": facts["verdict"],
+            "remark": facts["remark"],
+        }
+        for facts in _records(table)
+    ]
+    return pd.DataFrame(rows, columns=["row", "column", "printed", "ours", "difference", "verdict", "remark"])
+
+
+def verdict_counts(table: pd.DataFrame) -> str:
+    """The number of rows of each verdict, as `2 equal, 1 differs`."""
+    counts = table["verdict"].value_counts()
+    return ", ".join(f"{counts[each]} {each}" for each in get_args(Verdict) if each in counts)
 
 
 def _line(facts: Mapping[str, str], runs: Sequence[float], *, decimals: int, n_images: int | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
-from analysis.printed import markdown
+from runners.looking.page import VERDICT, made_lines
 from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, call
@@ -187,5 +187,4 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
         write_table(folder, name, table)
     for name, figure in figures.items():
         write_figure(folder, name, figure)
-    verdicts = {name: table for name, table in made.items() if "verdict" in table}
-    return "\n\n".join(f"{name}:\n\n{markdown(table)}" for name, table in verdicts.items())
+    return "\n".join(made_lines({name: table for name, table in made.items() if VERDICT in table})).strip()
