@@ -1,9 +1,11 @@
 """README's table of reproduced numbers is what its facts say."""
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.printed import printed
 from runners.looking import published
@@ -45,3 +47,18 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path, monkeypa
     assert readme.read_text() == "no marks\n"
     readme.unlink()
     assert published.run().text == table and not readme.exists()
+
+
+def test_every_experiment_names_printed_rows_that_there_are() -> None:
+    specs = {
+        f"{path.stem}.{name}": spec
+        for path in (ROOT / "conf" / "experiment").glob("*.yaml")
+        for name, spec in yaml.safe_load(path.read_text()).get("reports", {}).items()
+        if spec["_target_"] == "analysis.printed.beside"
+    }
+    assert len(specs) >= 3
+    for name, spec in specs.items():
+        facts = printed(spec["paper"], spec["table"])
+        shown = facts[[fnmatchcase(row, spec.get("rows", "*")) for row in facts["row"]]]
+        values = spec["values"]
+        assert set(values.values() if isinstance(values, dict) else values) <= set(shown["column"]), name
