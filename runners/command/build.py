@@ -13,11 +13,11 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.looking.reports import build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
 from runners.pruning.saved import save_pruned
+from runners.reporting.reports import build_reports
 from runners.results import Results, Table
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder

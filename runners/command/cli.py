@@ -141,7 +141,7 @@ def _listen() -> None:
 def _finished(config: DictConfig, folder: Path) -> int:
     """Makes the reports of a finished run and shows it."""
     if config.reports:
-        from runners.looking.reports import build_reports, report_on_run
+        from runners.reporting.reports import build_reports, report_on_run
 
         try:
             report_on_run(folder, build_reports(resolved(config)["reports"]))

@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runners.looking.gathered import Cells, Finished, read_cells
 from runners.looking.state import DAMAGED, DONE, Declared, State, declared, state_of
 from runners.looking.sweep import Sweep
+from runners.reporting.gathered import Cells, Finished, read_cells
 from runners.sweeping.job import Job
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runners.looking.escapes import plain, shown
-from runners.looking.gathered import Finished
 from runners.process.errors import StoreError
+from runners.reporting.gathered import Finished
 from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from sweep_folders import accuracy, facts, finish_with, of_earlier_version
 
 from analysis.matrices import criteria_matrices, matrix
-from runners.looking.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.process.errors import ConfigError
+from runners.reporting.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.storage.folder import is_done
 from support import Command
 
