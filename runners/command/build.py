@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
@@ -86,14 +85,12 @@ def _write(results: Results, built: Built, values: Mapping[str, Any], folder: Pa
             declared[name] = {"by": list(table.by), "values": list(table.values)}
         rows = table.rows if isinstance(table, Table) else table
         about_all_criteria = {"criterion", "criterion_a"} & set(rows)
-        run_folder.write_table(folder, name, _with_columns(rows, own if about_all_criteria else own | pruning))
+        columns = own if about_all_criteria else own | pruning
+        added = {column: value for column, value in columns.items() if column not in rows}
+        run_folder.write_table(folder, name, rows.assign(**added))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for name, pruned in results.networks.items():
         save_pruned(folder / name, pruned, redacted(values["model"]))
     run_folder.write_text(folder, results.text)
     return declared
-
-
-def _with_columns(rows: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    return rows.assign(**{column: value for column, value in columns.items() if column not in rows})
