@@ -26,11 +26,7 @@ def run_by_run(of_one_run: Callable[[pd.DataFrame], pd.DataFrame], table: pd.Dat
 
 
 def check_one_run(*tables: pd.DataFrame) -> None:
-    """Refuses tables of several runs where a figure shows one.
-
-    Raises:
-        ValueError: a column `run` has two values.
-    """
+    """Refuses tables of several runs where a figure shows one."""
     for table in tables:
         if RUN in table and table[RUN].nunique() > 1:
             raise ValueError(f"they are of {table[RUN].nunique()} runs, and this shows one")

@@ -42,11 +42,7 @@ class SlotsLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the planned jobs.
-
-        Raises:
-            UserError: some jobs failed, or a signal stopped the sweep.
-        """
+        """Runs the planned jobs."""
         assert self.config is not None
         run_here(
             PLANNED,

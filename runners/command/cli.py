@@ -35,7 +35,6 @@ from runners.process.errors import (
     is_out_of_memory,
     user_error_behind,
 )
-from runners.process.hydra_private import written
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
 from runners.storage.keys import FIRST_NAMES, run_name
@@ -142,7 +141,7 @@ def _finished(config: DictConfig, folder: Path) -> int:
     """Makes the reports of a finished run and shows it, with what they say of printed numbers."""
     verdicts = ""
     if config.reports:
-        from runners.looking.reports import build_reports, report_on_run
+        from runners.reporting.reports import build_reports, report_on_run
 
         try:
             verdicts = report_on_run(folder, build_reports(resolved(config)["reports"]))
@@ -217,15 +216,13 @@ def _known_keys() -> list[str]:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _keys(compose("config"))
+        return _keys(OmegaConf.to_container(compose("config")))
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
     found: list[str] = []
-    for key in config:
+    for key, value in config.items():
         found.append(f"{prefix}{key}")
-        if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
-            node = written(config, key)
-            if OmegaConf.is_dict(node):
-                found += _keys(node, f"{prefix}{key}.")
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{key}.")
     return found

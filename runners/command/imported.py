@@ -13,5 +13,4 @@ import torchvision  # noqa: E402, F401
 
 import runners.command.build  # noqa: E402, F401
 import runners.command.cli  # noqa: E402, F401
-import runners.command.summary  # noqa: E402, F401
 import runners.one_shot  # noqa: E402, F401

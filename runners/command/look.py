@@ -11,15 +11,11 @@ from runners.process.inject import call
 
 
 def look(values: Mapping[str, Any]) -> Seen:
-    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config.
-
-    Raises:
-        UserError: there is nothing to look at, or it is damaged.
-    """
+    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config."""
     runner = get_method(values["runner"]["_target_"])
     options = {**values, **values["runner"], "sweep": values["sweep"] or experiment(values)}
     if "reports" in inspect.signature(runner).parameters:
-        from runners.looking.reports import build_reports  # brings pandas in
+        from runners.reporting.reports import build_reports  # brings pandas in
 
         options["reports"] = build_reports(values["reports"])
     return call(runner, options)

@@ -59,9 +59,5 @@ def arguments(function: Callable[..., Any], *supplies: Supply) -> dict[str, Any]
 
 
 def call(function: Callable[..., Made], *supplies: Supply) -> Made:
-    """The result of `function` with `arguments`.
-
-    Raises:
-        Missing: as `arguments`.
-    """
+    """The result of `function` with `arguments`."""
     return function(**arguments(function, *supplies))

@@ -40,11 +40,7 @@ def requested() -> str:
 
 
 def stop_if_requested(where: str) -> None:
-    """Ends the run between two stages.
-
-    Raises:
-        Preempted: a signal came.
-    """
+    """Ends the run between two stages."""
     if name := requested():
         raise Preempted(f"{name} came {where}; everything finished is kept; give the same command to go on")
 

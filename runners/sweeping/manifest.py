@@ -25,11 +25,7 @@ def sweep_folder(outputs: Path, jobs: Sequence[Job], experiment: str | None) -> 
 
 
 def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Mapping[str, Any]) -> None:
-    """Writes `sweep.json`, before the first job starts.
-
-    Raises:
-        ResourceError: the folder does not take files.
-    """
+    """Writes `sweep.json`, before the first job starts."""
     folder.mkdir(parents=True, exist_ok=True)
     listed = [
         {

@@ -144,11 +144,7 @@ class Keeper:
         self.saved_at = time.monotonic()
 
     def check_finite(self) -> None:
-        """Looks at the loss and at every weight.
-
-        Raises:
-            NumericalError: one of them is not finite.
-        """
+        """Looks at the loss and at every weight."""
         weights = (weight for network in self.training.networks.values() for weight in network.parameters())
         self._check(self.training.totals, *weights)
 

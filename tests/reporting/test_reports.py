@@ -12,8 +12,8 @@ from sweep_folders import accuracy, facts, finish_with, of_earlier_version
 
 from analysis.matrices import criteria_matrices, matrix
 from analysis.printed import COLUMNS, against
-from runners.looking.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.process.errors import ConfigError
+from runners.reporting.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.storage.folder import is_done
 from support import Command
 

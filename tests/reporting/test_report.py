@@ -26,8 +26,8 @@ from sweep_folders import (
     rows,
 )
 
-from runners.looking import report
 from runners.process.errors import ConfigError, ResourceError
+from runners.reporting import report
 
 HEAD, LAYERS = RHO.split("\n", 1)
 

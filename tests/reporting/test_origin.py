@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sweep_folders import GRID, facts, finish, finish_with, make_done, make_sweep, name_of, rows
 
-from runners.looking import report
 from runners.process.errors import StoreError
+from runners.reporting import report
 
 
 @pytest.fixture

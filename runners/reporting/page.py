@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.printed import compact, verdict_counts
-from runners.looking.collected import Collected
 from runners.looking.escapes import markdown, plain, shown
-from runners.looking.gathered import OverSeeds
-from runners.looking.origin import origins
-from runners.looking.pivot import Pivot, aligned
 from runners.looking.state import counts
 from runners.looking.sweep import Sweep
+from runners.reporting.collected import Collected
+from runners.reporting.gathered import OverSeeds
+from runners.reporting.origin import origins
+from runners.reporting.pivot import Pivot, aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,8 +20,8 @@ import pandas as pd
 
 from analysis.repeats import repeats
 from runners.looking.escapes import csv_cell, shown
-from runners.looking.groups import SEED, Groups
 from runners.looking.state import Declared
+from runners.reporting.groups import SEED, Groups
 from runners.sweeping.job import Job
 
 GROUP = "place of the group"  # no option has such a name

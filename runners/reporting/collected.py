@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runners.looking.gathered import Cells, Finished, read_cells
 from runners.looking.state import DAMAGED, DONE, Declared, State, declared, state_of
 from runners.looking.sweep import Sweep
+from runners.reporting.gathered import Cells, Finished, read_cells
 from runners.sweeping.job import Job
 
 
@@ -52,12 +52,7 @@ def collect(sweep: Sweep, wanted: Collection[str] = ()) -> Collected:
 
 
 def _read(folder: Path, listed: Mapping[str, Declared], wanted: Collection[str]) -> dict[str, Cells]:
-    """The tables of a run that its run.json lists, and those wanted besides that it has.
-
-    Raises:
-        OSError: a table is not there.
-        ValueError: a table is not what run.json says.
-    """
+    """The tables of a run that its run.json lists, and those wanted besides that it has."""
     unlisted = [name for name in sorted(wanted) if name not in listed and (folder / f"{name}.csv").is_file()]
     found: dict[str, Cells] = {}
     for name in [*listed, *unlisted]:

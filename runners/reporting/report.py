@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from runners.looking.collected import collect
 from runners.looking.escapes import plain, shown
-from runners.looking.gathered import Sheet, gather, over_seeds
-from runners.looking.groups import SEED, Groups, groups_of
-from runners.looking.origin import check_baselines
-from runners.looking.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
-from runners.looking.pivot import pivot
-from runners.looking.reports import Report, Stored, apply_report, asked_for
 from runners.looking.seen import Seen
 from runners.looking.state import State
 from runners.looking.sweep import find_sweep, read_sweep
 from runners.process.errors import ConfigError
+from runners.reporting.collected import collect
+from runners.reporting.gathered import Sheet, gather, over_seeds
+from runners.reporting.groups import SEED, Groups, groups_of
+from runners.reporting.origin import check_baselines
+from runners.reporting.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
+from runners.reporting.pivot import pivot
+from runners.reporting.reports import Report, Stored, apply_report, asked_for
 from runners.storage.files import write_atomic
 from runners.storage.folder import write_figure
 from runners.sweeping.job import Job
@@ -33,9 +33,6 @@ def run(sweep: str | None, outputs: str, reports: Mapping[str, Report]) -> Seen:
 
     Args:
         reports: the experiment's functions of tables; see `report`.
-
-    Raises:
-        UserError: as `report`.
     """
     return Seen(report(find_sweep(sweep, outputs), reports))
 
