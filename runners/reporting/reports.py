@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
-from runners.looking.page import VERDICT, made_lines
 from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, call
+from runners.reporting.page import VERDICT, made_lines
 from runners.storage.folder import FACTS, STATUS, write_figure, write_table
 from runners.storage.tables import read_table
 
