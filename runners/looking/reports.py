@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import pandas as pd
 
+from runners.looking.page import VERDICT, made_lines
 from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, call
@@ -17,6 +18,7 @@ from runners.storage.tables import read_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+OF, OURS = "of", "ours"  # `of: accuracy` in a report's YAML: its parameter `ours` is that table
 Report = Callable[..., Union[pd.DataFrame, "Figure"]]
 
 
@@ -84,8 +86,9 @@ def check_reports(reports: Mapping[str, Any]) -> None:
 
 
 def asked_for(reports: Mapping[str, Report]) -> set[str]:
-    """The names of all parameters of the reports that their YAML does not set: tables, if there are such."""
-    return {
+    """The names of all parameters of the reports that their YAML does not set, and what their option `of` names: tables."""
+    named = {report.keywords[OF] for report in reports.values() if isinstance(report, partial) and OF in report.keywords}
+    return named | {
         parameter.name
         for report in reports.values()
         for parameter in inspect.signature(report).parameters.values()
@@ -134,7 +137,7 @@ def apply_report(
     if name in tables or name in taken:
         raise ConfigError(f"reports.{name} bears the name of a table or figure that there is; choose another name")
     try:
-        return call(report, made, tables)
+        return call(report, _ours(report, made, tables), made, tables)
     except (LookupError, ValueError) as error:
         if isinstance(error, Missing):
             raise ConfigError(
@@ -148,8 +151,25 @@ def apply_report(
         ) from error
 
 
-def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
+def _ours(report: Report, *supplies: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The table that the report's option `of` names, as `ours`; nothing without that option.
+
+    Raises:
+        Missing: there is no such table.
+    """
+    if not isinstance(report, partial) or OF not in report.keywords:
+        return {}
+    name = report.keywords[OF]
+    for supply in supplies:
+        if name in supply:
+            return {OURS: supply[name]}
+    raise Missing(name, [each for supply in supplies for each in supply])
+
+
+def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
     """Makes the reports of a finished run from the tables in its folder, and writes them there, over those of an earlier time.
+
+    Returns the tables that have a verdict, for the terminal.
 
     The run's tables are those whose hashes `status.json` has. A report that a run of an earlier version holds among them stays
     as it was made.
@@ -159,7 +179,7 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
         ResourceError: the folder takes no files.
     """
     if not reports:
-        return
+        return ""
     own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
     kept = own if "tables" not in read_object(folder / FACTS) else set()
     made, figures = apply_reports(Stored(folder, own), {name: report for name, report in reports.items() if name not in kept})
@@ -167,3 +187,4 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
         write_table(folder, name, table)
     for name, figure in figures.items():
         write_figure(folder, name, figure)
+    return "\n".join(made_lines({name: table for name, table in made.items() if VERDICT in table})).strip()
