@@ -23,7 +23,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         CompactHydraException: an override that is none.
     """
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
+    plain = [argument[1:] if re.match(r"\+(experiment|preset|model/\w+)=", argument) else argument for argument in arguments]
     ordered = multirun + [argument for argument in plain if argument not in multirun]
     given = flags(ordered, _refuse_flags)
     if given["experimental_rerun"] is not None:
@@ -52,6 +52,16 @@ def check_overrides(arguments: Iterable[str]) -> None:
             )
         if "/" in key or (CONF / key).is_dir():
             _check_choices(key, chosen_names(override))
+
+
+def chosen_files(arguments: Sequence[str]) -> list[str]:
+    """Of a command line, the overrides that choose a file of a group; of a sweep, the first choice."""
+    found: list[str] = []
+    for argument in flags(arguments)["overrides"]:
+        override = parsed([argument])[0]
+        if not override.is_delete() and ("/" in override.key_or_group or (CONF / override.key_or_group).is_dir()):
+            found.append(f"{argument.partition('=')[0]}={chosen_names(override)[0]}")
+    return found
 
 
 def options(group: str) -> list[str]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from runners.command.arguments import CONF
 from runners.command.limits import INSTEAD
-from runners.command.ranges import Range, like, written_as
+from runners.command.ranges import FUNCTION, Range, like, written_as
 from runners.command.signatures import OURS, signature
 from runners.process.errors import ConfigError
 from runners.storage.keys import RUNNER_BOOKKEEPING
@@ -70,10 +70,7 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     """Checks the arguments that a config gives a function at a dotted path of it."""
     group = _group(path)
     if not isinstance(node, Mapping) or "_target_" not in node:
-        place = path if group == path else f"{group}@{path}"
-        raise ConfigError(
-            f"{path}={node} is a value where a group is needed; options are files; try {place}={written_as(node)}"
-        )
+        raise _no_group(path, node)
     target = str(node["_target_"])
     written, files = signature(target), defaults_of(group, target)
     if written is None and target.split(".")[0] in OURS:
@@ -81,9 +78,10 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     options = _ranges(target) | _ranges(INSTEAD.get(target, ""))
     if path == "runner":  # its other arguments are built for it
         options = {key: options[key] for key in options.keys() & files.keys()}
+    general: dict[str, Range | None] = {}
     if path == "dataset":
         options = _ranges(COMMON) | options
-        options |= {key: allowed for key, allowed in _ranges(DATASET).items() if key in options}
+        general = {key: allowed for key, allowed in _ranges(DATASET).items() if key in options}
     inside = {folder.name for folder in (CONF / group).glob("*/")}  # groups of functions network -> network
     known = options.keys() | inside | HYDRAS | NO_ARGUMENTS
     if written and not written.takes_any and (unknown := sorted(set(node) - known)):
@@ -92,8 +90,18 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
             f"leave +{path}.{unknown[0]} out"
         )
     for key, value in node.items():
-        if key not in HYDRAS and not (isinstance(value, Mapping) and "_target_" in value):
-            _check_value(f"{path}.{key}", value, options.get(key) or _like(config, files.get(key)), files.get(key))
+        if key in HYDRAS or (isinstance(value, Mapping) and "_target_" in value):
+            continue
+        if options.get(key) is FUNCTION:
+            raise _no_group(f"{path}.{key}", value)
+        for allowed in (options.get(key) or _like(config, files.get(key)), general.get(key)):
+            _check_value(f"{path}.{key}", value, allowed, files.get(key))
+
+
+def _no_group(path: str, value: Any) -> ConfigError:
+    group = _group(path)
+    place = path if group == path else f"{group}@{path}"
+    return ConfigError(f"{path}={value} is a value where a group is needed; options are files; try {place}={written_as(value)}")
 
 
 def _functions(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from runners.command.arguments import CONF, check_arguments
+from runners.command.arguments import CONF, check_arguments, chosen_files, options
 from runners.command.gate import resolved
 from runners.command.summary import summary
 from runners.command.watchdog import watched
@@ -192,7 +192,13 @@ def explain(error: Exception) -> str:
         given = found.group(1)
         if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
             return f"{given} is no option any more; it is called {now} now; try {now}=..."
-        return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
+        if names := options(given.replace(".", "/")):
+            way_out = f"{given.replace('.', '/')}={names[0]}"
+            return f"{given} is a group, whose options are files; it is one of {', '.join(names)}; try {way_out}"
+        known, section = _known_keys(sys.argv[1:]), given.rpartition(".")[0]
+        inside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+        allowed = f"{section} takes {', '.join(inside) or 'none'}" if section in known else "--help and --cfg job show all"
+        return f"{given} is no option; {allowed}; {_nearest('', given, known)}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
     if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
@@ -209,14 +215,16 @@ def _nearest(prefix: str, given: str, names: list[str]) -> str:
     return f"did you mean {' or '.join(prefix + name for name in near)}?" if near else "check the spelling"
 
 
-def _known_keys() -> list[str]:
-    """Every dotted key of the default config."""
+def _known_keys(arguments: list[str]) -> list[str]:
+    """Every dotted key of the config with the files that the command line chooses, without those that Hydra reads."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _keys(OmegaConf.to_container(compose("config")))
+        return [
+            key for key in _keys(OmegaConf.to_container(compose("config", chosen_files(arguments)))) if not key.endswith("_")
+        ]
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

@@ -46,11 +46,11 @@ def check_baselines(done: Sequence[Finished]) -> None:
 
 
 def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
-    """Models, data sets, seeds, code, numerics and keys of the rows, each as a name and a text."""
+    """Models, data sets, seeds, code, numerics and keys of the rows, each as a name and a text; without those that none has."""
     kinds = dict.fromkeys(kind for each in done for kind in each.facts["keys"])
     keys = [f"{kind} {len({shown(each.facts['keys'].get(kind)) for each in done})}" for kind in kinds]
     mixed_up = [str(each.job.number) for each in done if each.facts.get("numerics_mixed")]
-    return [
+    found = [
         ("Models", _distinct(_named(each, "model") for each in done)),
         ("Data sets", _distinct(_named(each, "dataset") for each in done)),
         ("Seeds", _distinct(each.facts["seed"] for each in done)),
@@ -63,6 +63,7 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
             _distinct(mixed({each.job.name: each.facts for each in done})) or "none",
         ),
     ]
+    return [(name, text) for name, text in found if text]
 
 
 def code_version(each: Finished) -> str:
@@ -78,10 +79,11 @@ def numerics_class(each: Finished) -> str:
     """Hardware, versions and precision: rows of one class repeat bit for bit, others to within rounding."""
     hardware, versions = each.facts["hardware"], each.facts["versions"]
     cuda = f", CUDA {shown(hardware['cuda'])}" if hardware.get("cuda") else ""
+    precision = f", {shown(each.facts['precision'])}" if each.facts.get("precision") else ""
     fused = ", fused" if each.facts.get("fused") else ""
     return (
         f"{shown(hardware.get('device'))}, {shown(hardware.get('machine'))}, {shown(hardware.get('threads'))} threads, "
-        f"torch {shown(versions.get('torch'))}{cuda}, {shown(each.facts.get('precision'))}{fused}"
+        f"torch {shown(versions.get('torch'))}{cuda}{precision}{fused}"
     )
 
 

@@ -113,4 +113,5 @@ def test_runs_without_data_or_training_are_not_compared(tmp_path: Path) -> None:
     for values in grid:
         finish_with(tmp_path, values, found, {"law": f"slope\n{values['slope']}\n"})
     text = report.report(sweep)
-    assert "2 of 2 jobs." in text and origin(text, "Models") == ""
+    assert "2 of 2 jobs." in text and origin(text, "Seeds") == "0"
+    assert not any(f"- {name}: " in text for name in ("Models", "Data sets", "Different keys of each stage"))
