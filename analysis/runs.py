@@ -26,7 +26,11 @@ def run_by_run(of_one_run: Callable[[pd.DataFrame], pd.DataFrame], table: pd.Dat
 
 
 def check_one_run(*tables: pd.DataFrame) -> None:
-    """Refuses tables of several runs where a figure shows one."""
+    """Refuses tables of several runs where a figure shows one.
+
+    Raises:
+        ValueError: a column `run` has two values.
+    """
     for table in tables:
         if RUN in table and table[RUN].nunique() > 1:
             raise ValueError(f"they are of {table[RUN].nunique()} runs, and this shows one")

@@ -327,7 +327,11 @@ def needs(criterion: Criterion) -> type:
 
 
 def needs_of_layer(criterion: Criterion) -> type | None:
-    """The view of the layer that a function asks for, or a data criterion's `finish`; None where that sees the state alone."""
+    """The view of the layer that a function asks for, or a data criterion's `finish`; None where that sees the state alone.
+
+    Raises:
+        TypeError: as `needs`.
+    """
     if not isinstance(criterion, DataCriterion):
         return needs(criterion)
     finish = type(criterion).finish

@@ -131,7 +131,11 @@ def run(
 
 
 def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repeat]]:
-    """Repeats of each kind of variation; the first of each is the same fine-tuning."""
+    """Repeats of each kind of variation; the first of each is the same fine-tuning.
+
+    Raises:
+        ConfigError: a kind that is named twice.
+    """
     if len(set(vary)) < len(vary):
         raise ConfigError(
             f"runner.vary=[{','.join(vary)}] names something twice; filters, seeds or both are allowed, each once; try "

@@ -42,7 +42,11 @@ class SlotsLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs the planned jobs."""
+        """Runs the planned jobs.
+
+        Raises:
+            UserError: some jobs failed, or a signal stopped the sweep.
+        """
         assert self.config is not None
         run_here(
             PLANNED,

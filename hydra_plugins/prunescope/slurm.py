@@ -21,7 +21,11 @@ class SlurmLauncher(Submitit):
     """Every job a task of one array, its command a process of its own there, so that a sweep is the same everywhere."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Hands the planned jobs to Slurm, and waits for them unless told not to."""
+        """Hands the planned jobs to Slurm, and waits for them unless told not to.
+
+        Raises:
+            UserError: some jobs failed, or Slurm does not take them.
+        """
         assert self.config is not None
         flags = config_flags(sys.argv[1:])
         run_on_slurm(PLANNED, self.config, CONF.parent, flags=flags, options=self.params)

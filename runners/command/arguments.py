@@ -36,7 +36,11 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
-    """Refuses names.*, most of Hydra's own options, and option names that are no plain names (`criterion=../../x`)."""
+    """Refuses names.*, most of Hydra's own options, and option names that are no plain names (`criterion=../../x`).
+
+    Raises:
+        ConfigError: the first such argument.
+    """
     for argument in arguments:
         override = parsed([argument])[0]
         key = override.key_or_group

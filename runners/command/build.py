@@ -23,7 +23,11 @@ from runners.storage import folder as run_folder
 
 
 def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: Path) -> None:
-    """Runs the config's runner and fills `folder`."""
+    """Runs the config's runner and fills `folder`.
+
+    Raises:
+        UserError: anything that the user can put right, before the first training step where it can be known.
+    """
     started = time.monotonic()
     built = Built(config, values, folder)
     runner = get_method(config.runner._target_)

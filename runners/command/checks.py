@@ -52,7 +52,11 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Checks every key and every value."""
+    """Checks every key and every value.
+
+    Raises:
+        ConfigError: a key that nothing reads, a value outside its range, or options that contradict each other.
+    """
     defaults = file("config.yaml")
     ranges = {key: allowed for target in TOP_LEVEL for key, allowed in _ranges(target).items()}
     for key in defaults.keys() - {"defaults", "hydra", "names", *MANY}:
@@ -67,7 +71,11 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
-    """Checks the arguments that a config gives a function at a dotted path of it."""
+    """Checks the arguments that a config gives a function at a dotted path of it.
+
+    Raises:
+        ConfigError: the first that the function does not take, or that is outside its range.
+    """
     group = _group(path)
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise _no_group(path, node)

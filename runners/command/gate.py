@@ -30,7 +30,11 @@ NAME_BYTES = 255  # of a file's name, in every usual file system
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuses keys that nothing reads (`+foo=1`), which would only give the run another name, and a config without some."""
+    """Refuses keys that nothing reads (`+foo=1`), which would only give the run another name, and a config without some.
+
+    Raises:
+        ConfigError: the first such key.
+    """
     chosen = {
         group: name for entry in file("config.yaml")["defaults"] if isinstance(entry, dict) for group, name in entry.items()
     }
@@ -89,7 +93,11 @@ class Gate(Callback):
 
 
 def check_single(config: DictConfig, *, looks: bool) -> None:
-    """Refuses options of sweeps for a single run, which would read none of them; the jobs of a sweep may carry them."""
+    """Refuses options of sweeps for a single run, which would read none of them; the jobs of a sweep may carry them.
+
+    Raises:
+        ConfigError: the first such option.
+    """
     given = [
         each for each in config.hydra.overrides.hydra if each.lstrip("+~").startswith(("hydra.launcher.", "hydra/launcher"))
     ]
@@ -101,7 +109,11 @@ def check_single(config: DictConfig, *, looks: bool) -> None:
 
 
 def check(config: DictConfig) -> dict[str, Any]:
-    """The resolved config of one run."""
+    """The resolved config of one run.
+
+    Raises:
+        ConfigError: whatever is wrong with it.
+    """
     values = resolved(config)
     check_keys(values)
     check_config(values)
@@ -109,7 +121,11 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 def plan(config: DictConfig) -> list[Job]:
-    """Composes and checks every job of a sweep; a run that the grid names twice is one job."""
+    """Composes and checks every job of a sweep; a run that the grid names twice is one job.
+
+    Raises:
+        ConfigError: whatever is wrong with the first job that cannot be run.
+    """
     launcher = cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=True))
     check_launcher(launcher, config.device, detach=config.detach)
     grid = unfolded(config)
@@ -183,7 +199,11 @@ def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
 
 
 def check_private(store: Path) -> None:
-    """Warns of a store that every user can write, and takes none of somebody else's that is so."""
+    """Warns of a store that every user can write, and takes none of somebody else's that is so.
+
+    Raises:
+        ConfigError: every user can write it, and it belongs to another one.
+    """
     facts = store.stat()
     if not facts.st_mode & stat.S_IWOTH:
         return
@@ -198,7 +218,11 @@ def check_private(store: Path) -> None:
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """Makes the folder of an option and tries a file in it."""
+    """Makes the folder of an option and tries a file in it.
+
+    Raises:
+        ResourceError: it cannot be made or written.
+    """
     probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,11 @@ from runners.process.errors import ConfigError
 
 
 def check_launcher(launcher: Mapping[str, Any], device: Any, *, detach: Any) -> None:
-    """Checks the options of a sweep's launcher, and that jobs leave the choice of a GPU to it."""
+    """Checks the options of a sweep's launcher, and that jobs leave the choice of a GPU to it.
+
+    Raises:
+        ConfigError: the first value outside its range, or options that contradict each other.
+    """
     if launcher["_target_"].startswith("hydra_plugins.prunescope."):
         check_function({"detach": detach}, "hydra.launcher", launcher)
     slots, slurm = "per_device" in launcher, "partition" in launcher

@@ -11,7 +11,11 @@ from runners.process.inject import call
 
 
 def look(values: Mapping[str, Any]) -> Seen:
-    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config."""
+    """Result of a runner that only looks; its arguments are options of its YAML, or of the whole config.
+
+    Raises:
+        UserError: there is nothing to look at, or it is damaged.
+    """
     runner = get_method(values["runner"]["_target_"])
     options = {**values, **values["runner"], "sweep": values["sweep"] or experiment(values)}
     if "reports" in inspect.signature(runner).parameters:

@@ -31,6 +31,9 @@ def cifar10(*, data_root: str | None, download_root: str) -> Raw:
 
     Args:
         data_root: folder that holds `cifar-10-batches-py`; null downloads it to `download_root`.
+
+    Raises:
+        DataError: no such files, files with another checksum, or no network to download them.
     """
     root = Path(data_root or download_root)
     if data_root is None:

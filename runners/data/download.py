@@ -67,7 +67,11 @@ def prepare(archive: Archive, root: Path) -> None:
 
 
 def check_files(files: Mapping[str, str], root: Path) -> None:
-    """Looks for published files below `root`."""
+    """Looks for published files below `root`.
+
+    Raises:
+        DataError: one of them is missing, or has another SHA-256 than in `files`.
+    """
     folder = root / next(iter(files)).partition("/")[0]
     if not folder.is_dir():
         raise DataError(

@@ -61,6 +61,9 @@ def image_folder(
     Args:
         folder: below `data_root`.
         image_size: and the rest as in `Files`.
+
+    Raises:
+        DataError: no such folder.
     """
     found = _files(_folder(data_root, folder), image_size, resize, crop_scale, num_workers)
     order = permutation(len(found.names), fold(seed, *b"test"))

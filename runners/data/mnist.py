@@ -21,6 +21,9 @@ def mnist(*, data_root: str | None) -> Raw:
 
     Args:
         data_root: folder that holds `MNIST/raw`, unpacked.
+
+    Raises:
+        DataError: no such files, or files with another checksum.
     """
     if data_root is None:
         raise DataError(

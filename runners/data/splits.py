@@ -70,7 +70,12 @@ def parted(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> tuple[dict[
 
 
 def load(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> Splits:
-    """The splits of a data set by the keys of its YAML."""
+    """The splits of a data set by the keys of its YAML.
+
+    Raises:
+        ConfigError: as `parted`.
+        DataError: as `dataset` and `make_splits`.
+    """
     own, common = parted(dataset, given)
     return make_splits(dataset(**own), **common)
 

@@ -167,7 +167,12 @@ class Views(Dataset[Tensor | str]):
 
 
 def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memory: bool = False) -> Iterator[Tensor]:
-    """The batches of images with these indices, decoded ahead of time by the workers."""
+    """The batches of images with these indices, decoded ahead of time by the workers.
+
+    Raises:
+        DataError: a file that is no whole image.
+        ResourceError: a worker was killed.
+    """
     with warnings.catch_warnings():
         # Python 3.12 warns of any fork beside threads; the workers decode images on one thread and use nothing else.
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)

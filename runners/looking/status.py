@@ -16,12 +16,20 @@ GOES_ON = "the same command goes on"
 
 
 def run(sweep: str | None, outputs: str) -> Seen:
-    """The status of the sweep that is meant; see `find_sweep`."""
+    """The status of the sweep that is meant; see `find_sweep`.
+
+    Raises:
+        ConfigError: there is no such sweep, or its manifest cannot be read.
+    """
     return Seen(status(find_sweep(sweep, outputs)))
 
 
 def status(sweep: Path) -> str:
-    """The number of jobs in each state, a line a job, and the command that goes on with what is not done."""
+    """The number of jobs in each state, a line a job, and the command that goes on with what is not done.
+
+    Raises:
+        ConfigError: the manifest is missing, damaged or of a newer version.
+    """
     found = read_sweep(sweep)
     states = [state_of(job) for job in found.jobs]
     varied = [plain(str(job)) for job in found.jobs]

@@ -33,6 +33,9 @@ def find_sweep(given: str | None, outputs: str) -> Path:
     Args:
         given: the folder of a sweep, or its name among those of `outputs`, or the words this begins with (of an experiment);
             or a folder of sweeps, of which the newest is meant. None means the newest of `outputs`.
+
+    Raises:
+        ConfigError: there is no such sweep.
     """
     known = Path(outputs) / SWEEPS
     for place in [known] if given is None else [Path(given), known / given]:

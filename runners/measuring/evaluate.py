@@ -15,7 +15,11 @@ BATCH_SIZE = 500
 
 
 def evaluate(network: nn.Module, images: Source, *, batch_size: int = BATCH_SIZE) -> Quality:
-    """Top-1 and top-5 accuracy and mean cross-entropy, in eval mode and fp32; the network's mode is put back."""
+    """Top-1 and top-5 accuracy and mean cross-entropy, in eval mode and fp32; the network's mode is put back.
+
+    Raises:
+        NumericalError: as `measure`.
+    """
     return Quality(**measure({NETWORK: network}, images, CLASSIFICATION, batch_size=batch_size))
 
 

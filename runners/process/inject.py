@@ -59,5 +59,9 @@ def arguments(function: Callable[..., Any], *supplies: Supply) -> dict[str, Any]
 
 
 def call(function: Callable[..., Made], *supplies: Supply) -> Made:
-    """The result of `function` with `arguments`."""
+    """The result of `function` with `arguments`.
+
+    Raises:
+        Missing: as `arguments`.
+    """
     return function(**arguments(function, *supplies))

@@ -40,7 +40,11 @@ def requested() -> str:
 
 
 def stop_if_requested(where: str) -> None:
-    """Ends the run between two stages."""
+    """Ends the run between two stages.
+
+    Raises:
+        Preempted: a signal came.
+    """
     if name := requested():
         raise Preempted(f"{name} came {where}; everything finished is kept; give the same command to go on")
 

@@ -10,6 +10,10 @@ from runners.tracing.channels import Channels
 
 
 def prune(network: nn.Module, channels: Channels, selection: pd.DataFrame) -> nn.Module:
-    """A copy of `network` without the filters that `selection` removes, and with those it masks at zero."""
+    """A copy of `network` without the filters that `selection` removes, and with those it masks at zero.
+
+    Raises:
+        ConfigError: filters that may not go.
+    """
     masked = masked_filters(selection)
     return remove(zero(network, channels, masked) if masked else network, channels, removed_filters(selection))

@@ -44,7 +44,11 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
 
 
 def mask(network: nn.Module, channels: Channels, removed: Removed) -> nn.Module:
-    """A copy of `network` in which the filters `removed` are zeroed (see `zero_filters`)."""
+    """A copy of `network` in which the filters `removed` are zeroed (see `zero_filters`).
+
+    Raises:
+        ConfigError: as `remove`.
+    """
     masked = deepcopy(network)
     zero_filters(masked, channels, removed)
     return masked
@@ -55,6 +59,9 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
     """Sets the filters `removed`, their biases and every per-channel affine behind them to 0, in place.
 
     After every step of a training, it keeps the network equal to the one that `remove` gives, trained alike.
+
+    Raises:
+        ConfigError: as `remove`.
     """
     modules = _modules(network)
     for name, (_, outputs) in _keeps(modules, channels, removed).items():

@@ -53,6 +53,9 @@ def save_pruned(folder: Path, pruned: Pruned, model: Mapping[str, Any]) -> None:
         folder: is made; a network that it holds is replaced.
         pruned: what to write.
         model: the factory (`_target_`) and its arguments.
+
+    Raises:
+        ResourceError: the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).unlink(missing_ok=True)

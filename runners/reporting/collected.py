@@ -52,7 +52,12 @@ def collect(sweep: Sweep, wanted: Collection[str] = ()) -> Collected:
 
 
 def _read(folder: Path, listed: Mapping[str, Declared], wanted: Collection[str]) -> dict[str, Cells]:
-    """The tables of a run that its run.json lists, and those wanted besides that it has."""
+    """The tables of a run that its run.json lists, and those wanted besides that it has.
+
+    Raises:
+        OSError: a table is not there.
+        ValueError: a table is not what run.json says.
+    """
     unlisted = [name for name in sorted(wanted) if name not in listed and (folder / f"{name}.csv").is_file()]
     found: dict[str, Cells] = {}
     for name in [*listed, *unlisted]:

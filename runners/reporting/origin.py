@@ -32,6 +32,9 @@ def check_baselines(done: Sequence[Finished]) -> None:
     The trained network of a model, data set and seed (and of whatever else in its training the sweep varies) has one key.
     Another key means other data, given weights or code. Only where hardware chose another precision may it differ. Runs without
     data or without a trained network have no such key, and are not compared.
+
+    Raises:
+        StoreError: the jobs that differ from most.
     """
     groups: defaultdict[tuple[str, ...], list[Finished]] = defaultdict(list)
     for each in done:

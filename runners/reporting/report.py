@@ -33,6 +33,9 @@ def run(sweep: str | None, outputs: str, reports: Mapping[str, Report]) -> Seen:
 
     Args:
         reports: the experiment's functions of tables; see `report`.
+
+    Raises:
+        UserError: as `report`.
     """
     return Seen(report(find_sweep(sweep, outputs), reports))
 

@@ -48,7 +48,11 @@ class Stored(Mapping[str, pd.DataFrame]):
 
 
 def build_reports(specs: Mapping[str, Any]) -> dict[str, Report]:
-    """The functions that the config's section `reports` asks for; an entry that is null is left out."""
+    """The functions that the config's section `reports` asks for; an entry that is null is left out.
+
+    Raises:
+        ConfigError: an entry is no partial function, or its function does not take a keyword.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -68,7 +72,11 @@ def build_reports(specs: Mapping[str, Any]) -> dict[str, Report]:
 
 
 def check_reports(reports: Mapping[str, Any]) -> None:
-    """Refuses a keyword that a report's function does not take, before anything is trained."""
+    """Refuses a keyword that a report's function does not take, before anything is trained.
+
+    Raises:
+        ConfigError: such a keyword, or no `_partial_: true`.
+    """
     for name, report in reports.items():
         if not isinstance(report, partial):
             raise ConfigError(f"reports.{name} is no function of tables; its YAML needs _partial_: true; add it")
@@ -96,6 +104,9 @@ def apply_reports(
     Args:
         tables: what the reports' parameters may name.
         taken: names of figures that there are already.
+
+    Raises:
+        ConfigError: as `apply_report`.
     """
     made: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
@@ -162,6 +173,10 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
 
     The run's tables are those whose hashes `status.json` has. A report that a run of an earlier version holds among them stays
     as it was made.
+
+    Raises:
+        ConfigError: as `apply_report`.
+        ResourceError: the folder takes no files.
     """
     if not reports:
         return ""

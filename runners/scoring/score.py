@@ -24,7 +24,11 @@ Ranking = Criterion | Ensemble
 
 
 def check_criteria(criteria: Mapping[str, Ranking]) -> None:
-    """Asks every criterion what it needs, so that a wrong one is found before anything is trained."""
+    """Asks every criterion what it needs, so that a wrong one is found before anything is trained.
+
+    Raises:
+        ConfigError: a criterion that is annotated or configured wrongly.
+    """
     for name, criterion in criteria.items():
         if isinstance(criterion, Ensemble):
             _check_members(name, criterion, criteria)
@@ -37,7 +41,11 @@ def check_criteria(criteria: Mapping[str, Ranking]) -> None:
 
 
 def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str, Ranking], chosen: str) -> None:
-    """Refuses to prune by a criterion that needs the BatchNorm of a layer which has none, before anything is trained."""
+    """Refuses to prune by a criterion that needs the BatchNorm of a layer which has none, before anything is trained.
+
+    Raises:
+        ConfigError: of the first layer to rank that lacks it.
+    """
     criterion = criteria[chosen]
     members = [criteria[name] for name in criterion.members] if isinstance(criterion, Ensemble) else [criterion]
     if not any(needs_of_layer(each) is BatchNorm for each in members if not isinstance(each, Ensemble)):

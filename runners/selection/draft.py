@@ -32,14 +32,22 @@ class Plan:
 
 
 def draft(channels: Channels, rule: Rule, units: Units) -> Plan:
-    """The plan, even one by which nothing can go; `plan` refuses those."""
+    """The plan, even one by which nothing can go; `plan` refuses those.
+
+    Raises:
+        ConfigError: a layer that is not there, or a ranked layer without a share.
+    """
     spare = [len(written) - rule.floor(len(written)) for written in channels.writes.values()]
     costs = None if rule.ratio_of == "filters" else costs_of(channels)
     return Plan(channels, rule, units, _counts(channels, rule, units), np.array(spare, dtype=np.int64), costs)
 
 
 def with_ratio(plan: Plan, ratio: float | Mapping[str, float]) -> Plan:
-    """The same plan for another ratio."""
+    """The same plan for another ratio.
+
+    Raises:
+        ConfigError: a ranked layer without a share.
+    """
     rule = replace(plan.rule, ratio=ratio)
     return replace(plan, rule=rule, counts=_counts(plan.channels, rule, plan.units))
 

@@ -20,6 +20,9 @@ def check_window(plan: Plan, window: Window, *, needs_choice: bool) -> None:
 
     Args:
         needs_choice: draws that must all be the same are refused, too.
+
+    Raises:
+        ConfigError: no window, layers are pooled, a window holds fewer filters than must go, or no layer has a choice.
     """
     if window[0] >= window[1]:
         raise ConfigError(f"{_shown(window)} is empty; a lower and a higher quantile are allowed; try runner.window=[0,1]")

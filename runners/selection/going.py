@@ -39,7 +39,11 @@ class Steps:
 
 
 def units_to_go(plan: Plan, scores: UnitScores) -> tuple[Whole, Whole]:
-    """The units that would go if layers could be emptied, and those that do go, lowest first."""
+    """The units that would go if layers could be emptied, and those that do go, lowest first.
+
+    Raises:
+        ConfigError: a budget that cannot be met.
+    """
     steps = in_steps(plan.units, scores)
     if plan.counts is not None:
         wanted = np.flatnonzero(steps.place < plan.counts[steps.family])

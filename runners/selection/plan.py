@@ -40,7 +40,11 @@ def plan(channels: Channels, rule: Rule) -> Plan:
 
 
 def alone(plan: Plan, ratios: Sequence[float]) -> dict[tuple[str, ...], dict[float, Plan]]:
-    """Ranked layer (or family of tied layers) -> ratio -> the plan that removes that share of it and nothing else."""
+    """Ranked layer (or family of tied layers) -> ratio -> the plan that removes that share of it and nothing else.
+
+    Raises:
+        ConfigError: a rule that pools layers, of which none is pruned alone.
+    """
     if pooled(plan.rule):
         raise ConfigError(
             f"scope={plan.rule.scope} ratio_of={plan.rule.ratio_of} cannot be used with one layer at a time; each loses its "

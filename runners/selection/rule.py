@@ -55,7 +55,11 @@ class Rule:
         return max(1, int((n_filters * exact(self.min_keep)).to_integral_value(ROUND_CEILING)))
 
     def skipped(self, convolutions: Sequence[str]) -> dict[str, str]:
-        """Layer -> why the user wants it left alone."""
+        """Layer -> why the user wants it left alone.
+
+        Raises:
+            ConfigError: `skip` names a layer that is not there.
+        """
         found = {layer: f"among the first {self.start_layer}" for layer in convolutions[: self.start_layer]}
         return found | {layer: "skipped" for key in self.skip for layer in matching(key, convolutions, "skip")}
 

@@ -95,7 +95,12 @@ def listed(numbers: str) -> list[int]:
 
 
 def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable[[str], set[int]] = nothing_gone) -> UnitScores:
-    """The score of every unit: the sum of the normalised scores of its filters; below all others, those that are gone."""
+    """The score of every unit: the sum of the normalised scores of its filters; below all others, those that are gone.
+
+    Raises:
+        ConfigError: a ranked layer without scores.
+        NumericalError: scores that are not finite.
+    """
     units, writes = plan.units, plan.channels.writes
     chosen = scores[scores["criterion"] == criterion]
     chosen = chosen.iloc[np.lexsort((chosen["filter"], chosen["index"]))]

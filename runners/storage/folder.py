@@ -45,6 +45,9 @@ def check_data(folder: Path, run: str, data: str) -> None:
     Args:
         run: the run's name, which says what was asked for: another one in this folder is nobody's first leg.
         data: hash of the images and labels.
+
+    Raises:
+        StoreError: the data differ.
     """
     begun = _begun(folder)
     if begun.get("run") == run and begun.get("data") not in (None, data):

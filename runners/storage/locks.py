@@ -73,6 +73,9 @@ class Locks:
         """The block runs while no other process holds the lock of this result, or as soon as `unless` is true.
 
         It also runs where no lock can be made, with a warning.
+
+        Raises:
+            Preempted: a signal came while it waited.
         """
         claim = self._claim(kind, key, unless)
         try:

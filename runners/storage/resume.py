@@ -70,7 +70,11 @@ class Checkpoints:
             ) from error
 
     def save(self, state: dict[str, Any]) -> Path:
-        """Replaces the older generation, and returns its file."""
+        """Replaces the older generation, and returns its file.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
         content = io.BytesIO()
         torch.save(state, content)
         counts = {name: generation.count if generation else 0 for name, generation in self._generations().items()}

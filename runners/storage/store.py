@@ -68,6 +68,9 @@ class Store:
 
         Args:
             numerics: the classes of hardware and versions that made it; noted, but no part of the content.
+
+        Raises:
+            ResourceError: the disk is full or the store cannot be written.
         """
         entry = self._entry(stage, key)
         temporary = entry.with_name(f"tmp.{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}")

@@ -19,7 +19,11 @@ MISMATCHES_SHOWN = 3
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """The network's parameters and buffers, as safetensors; what two modules share is written for both."""
+    """The network's parameters and buffers, as safetensors; what two modules share is written for both.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
     try:
         save_file({name: value.contiguous().clone() for name, value in network.state_dict().items()}, path)
     except SafetensorError as error:

@@ -13,7 +13,11 @@ from runners.sweeping.pool import PARENT, SOURCES
 
 
 def follow_parent() -> None:
-    """From now on the end of the sweep that started this job asks it to stop, as SIGTERM does (on Linux)."""
+    """From now on the end of the sweep that started this job asks it to stop, as SIGTERM does (on Linux).
+
+    Raises:
+        Preempted: the sweep has ended already.
+    """
     parent = os.environ.get(PARENT)
     if parent is None or not hasattr(os, "pidfd_open"):
         return
@@ -30,7 +34,11 @@ def _stop_with(watched: int) -> None:
 
 
 def check_code(root: Path, *, allow_drift: bool) -> None:
-    """Refuses to mix code: a sweep's jobs run what it was begun with."""
+    """Refuses to mix code: a sweep's jobs run what it was begun with.
+
+    Raises:
+        ConfigError: the sources are no longer those that the sweep was begun with.
+    """
     begun = os.environ.get(SOURCES)
     if begun is None or allow_drift or sources_digest(root) == begun:
         return

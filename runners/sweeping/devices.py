@@ -33,6 +33,9 @@ def slots(asked: str | Sequence[int], *, per_device: int) -> list[Slot]:
 
     Args:
         asked: `auto` is every visible GPU, `cpu` none, and numbers count the visible ones from 0.
+
+    Raises:
+        ConfigError: a device that is not visible.
     """
     devices = [] if asked == "cpu" else visible_gpus()
     if asked not in ("auto", "cpu"):

@@ -25,7 +25,11 @@ def sweep_folder(outputs: Path, jobs: Sequence[Job], experiment: str | None) -> 
 
 
 def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Mapping[str, Any]) -> None:
-    """Writes `sweep.json`, before the first job starts."""
+    """Writes `sweep.json`, before the first job starts.
+
+    Raises:
+        ResourceError: the folder does not take files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     listed = [
         {

@@ -53,7 +53,11 @@ def note(sweep: Path, arrays: Sequence[Array]) -> None:
 
 
 def queued(arrays: Sequence[Array]) -> dict[str, str]:
-    """The runs that wait or run, with what Slurm says they wait for."""
+    """The runs that wait or run, with what Slurm says they wait for.
+
+    Raises:
+        NoSlurm: squeue does not answer.
+    """
     if not arrays:
         return {}
     users = ",".join(sorted({str(array.uid) for array in arrays}))
@@ -68,7 +72,11 @@ def queued(arrays: Sequence[Array]) -> dict[str, str]:
 
 
 def max_array_size() -> int:
-    """Largest number of tasks of an array."""
+    """Largest number of tasks of an array.
+
+    Raises:
+        NoSlurm: scontrol does not answer.
+    """
     for line in _ask("scontrol", "show", "config").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize":
@@ -77,7 +85,11 @@ def max_array_size() -> int:
 
 
 def require_slurm() -> None:
-    """Looks for the commands."""
+    """Looks for the commands.
+
+    Raises:
+        NoSlurm: one is missing.
+    """
     for program in ("sbatch", "srun", "squeue", "scontrol"):
         if not shutil.which(program):
             raise NoSlurm(
@@ -87,12 +99,20 @@ def require_slurm() -> None:
 
 
 def requeue(job: str) -> None:
-    """Puts a job that runs back into the queue."""
+    """Puts a job that runs back into the queue.
+
+    Raises:
+        NoSlurm: scontrol does not answer or refuses.
+    """
     _ask("scontrol", "requeue", job)
 
 
 def state(job: str) -> str:
-    """State of a job in Slurm's words: RUNNING, CANCELLED, ..."""
+    """State of a job in Slurm's words: RUNNING, CANCELLED, ...
+
+    Raises:
+        NoSlurm: squeue does not answer.
+    """
     return _ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip()
 
 

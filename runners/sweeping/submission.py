@@ -21,6 +21,9 @@ def submit(tasks: Sequence[Task], arrays: Sequence[Array], sweep: Path, options:
 
     Returns:
         The arrays that were there, and the new ones.
+
+    Raises:
+        NoSlurm: sbatch refuses.
     """
     found = list(arrays)
     size = max_array_size() if tasks else 1

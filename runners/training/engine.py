@@ -90,7 +90,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def no_draws_on_the_cpu() -> Iterator[None]:
-    """Refuses work that draws random numbers on the CPU: a replay would repeat the same ones for ever."""
+    """Refuses work that draws random numbers on the CPU: a replay would repeat the same ones for ever.
+
+    Raises:
+        ConfigError: a generator of the CPU moved.
+    """
     before = random.getstate(), torch.get_rng_state()
     yield
     if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):

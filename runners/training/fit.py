@@ -41,7 +41,11 @@ def fit(
     watch: Watch = unwatched,
     task: Task = CLASSIFICATION,
 ) -> Fitted:
-    """A trained copy of `network`, its weights those after the last epoch, and its history: `fit_networks` of one."""
+    """A trained copy of `network`, its weights those after the last epoch, and its history: `fit_networks` of one.
+
+    Raises:
+        UserError: as `fit_networks`.
+    """
     found, history = fit_networks(
         {NETWORK: network},
         splits,

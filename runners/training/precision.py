@@ -8,7 +8,11 @@ from runners.process.errors import ConfigError
 
 
 def precision(asked: str, network: nn.Module, example: Float[Tensor, "images channels h w"]) -> str:
-    """`bf16` or `fp32`; `auto` is bf16 where the hardware multiplies it natively and its gradients are defined."""
+    """`bf16` or `fp32`; `auto` is bf16 where the hardware multiplies it natively and its gradients are defined.
+
+    Raises:
+        ConfigError: bf16 is asked for where they are not.
+    """
     undefined = undefined_in_bf16(network, example) if asked != "fp32" and example.device.type == "cpu" else []
     if asked == "bf16" and undefined:
         raise ConfigError(

@@ -36,7 +36,12 @@ class Recipe:
 
 
 def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str, n_images: int) -> None:
-    """Refuses, before anything is trained, a recipe at which the first step or the last batch would fail."""
+    """Refuses, before anything is trained, a recipe at which the first step or the last batch would fail.
+
+    Raises:
+        ConfigError: arguments that the optimizer or the schedule does not take, or a batch size that leaves a last batch
+            of one image (BatchNorm needs two).
+    """
     try:
         # The rate lies in a tensor, so that a captured step can follow the schedule.
         weight = torch.zeros(1, requires_grad=True)

@@ -144,7 +144,11 @@ class Keeper:
         self.saved_at = time.monotonic()
 
     def check_finite(self) -> None:
-        """Looks at the loss and at every weight."""
+        """Looks at the loss and at every weight.
+
+        Raises:
+            NumericalError: one of them is not finite.
+        """
         weights = (weight for network in self.training.networks.values() for weight in network.parameters())
         self._check(self.training.totals, *weights)
 

@@ -21,7 +21,11 @@ def tag(column: str) -> str:
 
 
 def tensorboard(folder: Path) -> Watch:
-    """Writes every row of a history that it is given to an event file in `folder`, which the first row makes."""
+    """Writes every row of a history that it is given to an event file in `folder`, which the first row makes.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
     try:
         # An extra, and seconds of importing, for those who ask for it.
         from torch.utils.tensorboard import SummaryWriter
