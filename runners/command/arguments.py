@@ -63,8 +63,9 @@ def chosen_files(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for argument in flags(arguments)["overrides"]:
         override = parsed([argument])[0]
-        if not override.is_delete() and ("/" in override.key_or_group or (CONF / override.key_or_group).is_dir()):
-            found.append(f"{argument.partition('=')[0]}={chosen_names(override)[0]}")
+        is_group = "/" in override.key_or_group or (CONF / override.key_or_group).is_dir()
+        if is_group and not override.is_delete() and (names := chosen_names(override)):
+            found.append(f"{argument.partition('=')[0]}={names[0]}")
     return found
 
 
