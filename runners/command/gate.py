@@ -1,4 +1,4 @@
-"""What can be wrong with a config, found before torch is imported and before anything is written."""
+"""The gate: faults of a config are found before torch is imported and before anything is written."""
 
 import os
 import stat

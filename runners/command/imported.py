@@ -1,4 +1,4 @@
-"""Importing this imports all that runs do, some of which they ask for late; no GPU is touched."""
+"""Imports all that runs do, some of which they ask for late; `sweeping.warm` preloads it, and says what that saves."""
 
 import logging
 

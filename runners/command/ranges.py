@@ -65,7 +65,7 @@ def one_of(choices: Sequence[Any]) -> Range:
 
 
 def either(ranges: Sequence[Range]) -> Range:
-    """What one of the ranges has."""
+    """Values that are in one of the ranges."""
     return Range(lambda value: any(each.right(value) for each in ranges), ", or ".join(each.words for each in ranges))
 
 

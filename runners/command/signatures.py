@@ -57,7 +57,7 @@ def signature(target: str) -> Signature | None:
 
 
 def _of_class(node: ast.ClassDef, module: str) -> Signature:
-    """What `__init__` takes, or the fields of a dataclass and of the classes that it inherits from."""
+    """Options that `__init__` takes, or the fields of a dataclass and of the classes that it inherits from."""
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return _of_function(part, module)
@@ -167,7 +167,7 @@ def _dotted(node: ast.AST, module: str) -> str:
 
 @cache
 def _names(module: str) -> Mapping[str, ast.AST | str]:
-    """What the names of a module's top level are: definitions, values of assignments, and dotted paths of what is imported."""
+    """Meanings of the names of a module's top level: definitions, values of assignments, and dotted paths of what is imported."""
     path = _source(module)
     found: dict[str, ast.AST | str] = {}
     if path is None:

@@ -1,4 +1,8 @@
-"""Archives from the network: over https alone, of a known size and content, and never unpacked but for named plain files."""
+"""Archives from the network: over https alone, of a known size and content, and never unpacked but for named plain files.
+
+torchvision's own download, in its place, checks MD5 sums, unpacks all that the archive holds, and has four processes that need
+CIFAR-10 fetch its 170 MB four times.
+"""
 
 import fcntl
 import hashlib

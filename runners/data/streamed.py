@@ -38,7 +38,7 @@ class Streamed:
     flip: bool = False
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.files.names)
 
     def to(self, device: torch.device) -> "Streamed":

@@ -86,7 +86,7 @@ class Channels:
         return self.obstacles[layer]
 
     def reason(self, layer: str) -> str:
-        """Why the first of the layer's fixed groups may not go; empty if none is fixed."""
+        """Reason why the first of the layer's fixed groups may not go; empty if none is fixed."""
         return next((self.fixed[group] for group in self.writes[layer].tolist() if group in self.fixed), "")
 
     def _obstacle(self, layer: str, partners: Sequence[str]) -> str:
