@@ -135,6 +135,8 @@ def _annotated(base: Range, metadata: list[ast.expr], module: str) -> Range:
             said = values[0]
         elif name == "re.compile":
             form = values[0]
+        elif name == "Len":
+            limits |= dict(zip(("MinLen", "MaxLen"), values, strict=False))
         elif name in LIMITS:
             limits[name] = values[0]
     found = ranges.limited(ranges.of_form(base, form) if form else base, limits)
@@ -167,7 +169,7 @@ def _dotted(node: ast.AST, module: str) -> str:
 
 @cache
 def _names(module: str) -> Mapping[str, ast.AST | str]:
-    """Meanings of the names of a module's top level: definitions, values of assignments, and dotted paths of what is imported."""
+    """Meanings of a module's top-level names: definitions, values of assignments, dotted paths of what is imported."""
     path = _source(module)
     found: dict[str, ast.AST | str] = {}
     if path is None:

@@ -48,6 +48,9 @@ FREE = {
     "folder",
     "members",
     "name_after",
+    "of",  # a table, known when the runner has made it
+    "paper",
+    "table",
 }
 
 
@@ -126,6 +129,8 @@ def test_every_option_refuses_what_is_wrong(choice: str) -> None:
     known = default() if choice != DEFAULT else {}
     mine = {key: part for key, part in values.items() if key not in known or known[key] != part}
     for path, value in leaves(mine):
+        if "where" in path:  # a column of a table with its value, of any type
+            continue
         wrong: list[Any] = [] if value is None else ["no such thing"] if isinstance(value, bool | int | float) else [3.5, True]
         if isinstance(value, bool):
             wrong.append(1)
