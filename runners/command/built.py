@@ -16,7 +16,7 @@ from torch import nn
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
-from runners.process.errors import ConfigError, UserError, is_out_of_memory
+from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
@@ -275,9 +275,8 @@ def _instantiate(node: Any, what: str, *given: Any) -> Any:
         return instantiate(node, *given, _convert_="object")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [""])[0]
         if isinstance(cause, UserError) or is_out_of_memory(cause):
             raise cause from error
         raise ConfigError(
-            f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
+            f"{what} cannot be built ({first_line(cause)}); its arguments must fit {node.get('_target_')}; see its docstring"
         ) from error

@@ -17,7 +17,7 @@ from runners.command.arguments import check_overrides
 from runners.command.checks import check_config, file
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
-from runners.process.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
+from runners.process.errors import ConfigError, ResourceError, UserError, error_line, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
 from runners.sweeping.job import Job
@@ -61,9 +61,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         if ours := user_error_behind(error):
             raise ours from error
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{error.full_key or 'the config'} has no value ({reason}); every option needs one; give it on the command line"
+            f"{error.full_key or 'the config'} has no value ({first_line(error)}); every option needs one; give "
+            "it on the command line"
         ) from error
 
 

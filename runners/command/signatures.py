@@ -135,6 +135,8 @@ def _annotated(base: Range, metadata: list[ast.expr], module: str) -> Range:
             said = values[0]
         elif name == "re.compile":
             form = values[0]
+        elif name == "Len":
+            limits |= dict(zip(("MinLen", "MaxLen"), values, strict=False))
         elif name in LIMITS:
             limits[name] = values[0]
     found = ranges.limited(ranges.of_form(base, form) if form else base, limits)

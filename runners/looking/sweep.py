@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
-from runners.process.errors import ConfigError
+from runners.process.errors import ConfigError, some
 from runners.storage.keys import canonical
 from runners.sweeping.job import Job
 from runners.sweeping.manifest import MANIFEST, SWEEPS, VERSION
@@ -137,9 +137,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _no_sweep(folder: Path, others: list[Path]) -> ConfigError:
-    listed = ", ".join(str(path) for path in others[:MOST_LISTED])
-    more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
-    advice = f"newest first, there are {listed}{more}" if others else "start one with --multirun"
+    there = f"newest first, there are {some([str(path) for path in others], MOST_LISTED)}"
+    advice = there if others else "start one with --multirun"
     return ConfigError(f"no sweep is in {folder}; the folder of a sweep holds {MANIFEST}; {advice}; give one as sweep=DIR")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from runners.process.errors import StoreError
+from runners.process.errors import StoreError, first_line
 from runners.pruning.remove import remove
 from runners.storage.files import write_json
 from runners.storage.keys import digest, file_digest
@@ -84,7 +84,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
         smaller = remove(network, channels, _removed(plan["kept"], channels))
     except Exception as error:  # the plan is as it was written, so its factory makes another network than it did
         raise StoreError(
-            f"{folder / PLAN} does not fit what {plan['model']['_target_']} makes now ({str(error).splitlines()[0]}); the "
+            f"{folder / PLAN} does not fit what {plan['model']['_target_']} makes now ({first_line(error)}); the "
             "network must be as it was when the folder was written; use the versions that run.json names"
         ) from error
     load_weights(smaller, folder / WEIGHTS)
@@ -156,7 +156,7 @@ def _build(folder: Path, model: Mapping[str, Any]) -> nn.Module:
             return network
     except Exception as error:  # what a foreign factory says against its arguments
         raise StoreError(
-            f"{folder / PLAN}: {model['_target_']} cannot make the network ({str(error).splitlines()[0]}); its arguments must "
+            f"{folder / PLAN}: {model['_target_']} cannot make the network ({first_line(error)}); its arguments must "
             "fit; use the versions that run.json names"
         ) from error
 

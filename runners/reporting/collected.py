@@ -54,10 +54,4 @@ def collect(sweep: Sweep, wanted: Collection[str] = ()) -> Collected:
 def _read(folder: Path, listed: Mapping[str, Declared], wanted: Collection[str]) -> dict[str, Cells]:
     """The tables of a run that its run.json lists, and those wanted besides that it has."""
     unlisted = [name for name in sorted(wanted) if name not in listed and (folder / f"{name}.csv").is_file()]
-    found: dict[str, Cells] = {}
-    for name in [*listed, *unlisted]:
-        try:
-            found[name] = read_cells(folder / f"{name}.csv", listed.get(name))
-        except ValueError as error:
-            raise ValueError(f"{name}.csv cannot be read ({error})") from error
-    return found
+    return {name: read_cells(folder / f"{name}.csv", listed.get(name)) for name in [*listed, *unlisted]}

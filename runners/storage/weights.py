@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runners.process.errors import ResourceError, StoreError
+from runners.process.errors import ResourceError, StoreError, first_line, some
 
 SUFFIXES = (".th", ".pt", ".pth", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -51,10 +51,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if name in found and not _fits(found[name], value)
     ]
     if wrong:
-        shown = ", ".join(wrong[:MISMATCHES_SHOWN]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise StoreError(
-            f"weights={path} is of another network than this {type(network).__name__} ({shown}); every tensor must match; "
-            "choose the model= (depth, shortcut, classes) they were trained with"
+            f"weights={path} is of another network than this {type(network).__name__} ({some(wrong, MISMATCHES_SHOWN)}); every "
+            "tensor must match; choose the model= (depth, shortcut, classes) they were trained with"
         )
     for name, value in found.items():
         if not value.to(expected[name].dtype).isfinite().all():
@@ -87,9 +86,9 @@ def _read(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
     return StoreError(
-        f"weights={path} cannot be read ({reason}); a whole file of tensors is needed; it may be cut short: get it again"
+        f"weights={path} cannot be read ({first_line(error)[:120]}); a whole file of tensors is needed; it may be cut "
+        "short: get it again"
     )
 
 
