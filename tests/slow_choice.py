@@ -1,6 +1,6 @@
-"""The choice of filters as it reads in words: one object a unit, plain loops, exact fractions. Slow, and only for tests."""
+"""The choice of filters as it reads in words: one object a unit, plain loops. Slow, and only for tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -14,11 +14,11 @@ Scores = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Unit:
-    """Filters that go together, the groups that go with them, and the exact sum of their scores."""
+    """Filters that go together, the groups that go with them, and the sum of their scores, rounded once."""
 
     filters: tuple[Filter, ...]
     groups: tuple[int, ...]
-    score: Fraction
+    score: float
 
 
 def slow_choice(channels: Channels, rule: Rule, scores: Scores) -> dict[str, list[int]]:
@@ -71,7 +71,7 @@ def _families(channels: Channels, rule: Rule, scores: Scores) -> list[tuple[list
             continue
         if rule.coupled != "group" and channels.obstacle(layer):
             numbers = [n for n, g in enumerate(channels.writes[layer].tolist()) if channels.fixed.get(g) != "network output"]
-            units = [Unit(((layer, n),), (), Fraction(scores[layer][n])) for n in numbers]
+            units = [Unit(((layer, n),), (), float(scores[layer][n])) for n in numbers]
             masked += [([layer], units)] if rule.coupled == "mask" and units else []
             continue
         groups = list(dict.fromkeys(int(group) for group in channels.writes[layer] if group not in held))
@@ -87,7 +87,12 @@ def _families(channels: Channels, rule: Rule, scores: Scores) -> list[tuple[list
 
 def _unit(channels: Channels, scores: Scores, ranked: Sequence[str], group: int) -> Unit:
     filters = tuple((layer, n) for layer, written in channels.writes.items() for n, g in enumerate(written) if g == group)
-    return Unit(filters, (group,), Fraction(sum(Fraction(scores[layer][n]) for layer, n in filters if layer in ranked)))
+    return Unit(filters, (group,), _sum(scores[layer][n] for layer, n in filters if layer in ranked))
+
+
+def _sum(scores: Iterable[float]) -> float:
+    """An exact sum, rounded once: 0.1 and 0.3 make 0.4, half of which ties with 0.2."""
+    return float(sum(map(Fraction, scores)))
 
 
 def _by_part(channels: Channels, units: Sequence[Unit]) -> dict[tuple[tuple[str, int], ...], list[Unit]]:
@@ -116,7 +121,7 @@ def _steps(channels: Channels, units: Sequence[Unit], layers: Sequence[str], sco
         Unit(
             tuple(each for unit in step for each in unit.filters),
             tuple(group for unit in step for group in unit.groups),
-            Fraction(sum(unit.score for unit in step), len(step)),
+            _sum(unit.score for unit in step) / len(step),
         )
         for step in zip(*kinds, strict=False)
     ]

@@ -139,15 +139,18 @@ def _listen() -> None:
 
 
 def _finished(config: DictConfig, folder: Path) -> int:
-    """Makes the reports of a finished run and shows it."""
+    """Makes the reports of a finished run and shows it, with what they say of printed numbers."""
+    verdicts = ""
     if config.reports:
         from runners.reporting.reports import build_reports, report_on_run
 
         try:
-            report_on_run(folder, build_reports(resolved(config)["reports"]))
+            verdicts = report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
             return _fail(str(error), error.exit_code)
     print(summary(folder))
+    if verdicts:
+        print(f"\n{verdicts}\n")
     print(folder, flush=True)
     return 0
 

@@ -1,14 +1,18 @@
 """Photographs in one folder a class, as ImageNet is unpacked; the names of the folders, in order, are the classes."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le
 
 from runners.data.counter import fold, permutation
 from runners.data.raw import Files, Raw
 from runners.process.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+CropScale = tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]]
 
 
 def image_folders(
@@ -17,9 +21,9 @@ def image_folders(
     train: str,
     test: str,
     image_size: int,
-    resize: int,
-    crop_scale: tuple[float, float] | None,
-    num_workers: int,
+    resize: Annotated[int, Ge(1)],
+    crop_scale: CropScale | None,
+    num_workers: Annotated[int, Ge(0)],
 ) -> Raw:
     """Two folders of classes, for training and for test.
 
@@ -48,9 +52,9 @@ def image_folder(
     test_share: float,
     seed: int,
     image_size: int,
-    resize: int,
-    crop_scale: tuple[float, float] | None,
-    num_workers: int,
+    resize: Annotated[int, Ge(1)],
+    crop_scale: CropScale | None,
+    num_workers: Annotated[int, Ge(0)],
 ) -> Raw:
     """One folder of classes, whose images are divided by `seed` into training and test images.
 

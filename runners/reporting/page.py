@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.printed import compact, verdict_counts
 from runners.looking.escapes import markdown, plain, shown
 from runners.looking.state import counts
 from runners.looking.sweep import Sweep
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LISTED = 20
+VERDICT = "verdict"  # the column of a table that sets ours beside printed numbers
 MOST_ROWS = 60  # of a table on the page
 OVER_SEEDS = "_over_seeds"
 HOW = "mean +- standard deviation over seeds (n - 1), and how many seeds; (n of planned) where jobs are missing"
@@ -70,11 +72,12 @@ def made_lines(made: "Mapping[str, pd.DataFrame | Figure]") -> list[str]:
         if not isinstance(table, pd.DataFrame):
             lines += ["", f"{markdown(name)}: {markdown(name)}.png"]
         elif len(table) > MOST_ROWS:
-            lines += ["", f"{markdown(name)}: {len(table)} rows, in {markdown(name)}.csv"]
+            verdicts = f" ({verdict_counts(table)})" if VERDICT in table else ""
+            lines += ["", f"{markdown(name)}: {len(table)} rows{verdicts}, in {markdown(name)}.csv"]
         else:
-            cells = zip(*plain_columns(table).values(), strict=True)
-            rows = [[markdown(_short_number(value)) for value in row] for row in cells]
-            lines += ["", f"{markdown(name)}:", "", aligned([[markdown(str(column)) for column in table], *rows])]
+            columns = plain_columns(compact(table) if VERDICT in table else table)
+            rows = [[markdown(_short_number(value)) for value in row] for row in zip(*columns.values(), strict=True)]
+            lines += ["", f"{markdown(name)}:", "", aligned([[markdown(column) for column in columns], *rows])]
     return lines
 
 

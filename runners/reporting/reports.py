@@ -12,13 +12,16 @@ import pandas as pd
 from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError, first_line
 from runners.process.inject import Missing, Supply, call
+from runners.reporting.page import VERDICT, made_lines
 from runners.storage.folder import FACTS, STATUS, write_figure, write_table
 from runners.storage.tables import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Report = Callable[..., Union[pd.DataFrame, "Figure"]]
+OF, OURS = "of", "ours"  # `of: accuracy` in a report's YAML: its parameter `ours` is that table
+Made = Union[pd.DataFrame, "Figure"]
+Report = Callable[..., Made]
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def build_reports(specs: Mapping[str, Any]) -> dict[str, Report]:
 
 
 def asked_for(reports: Mapping[str, Report]) -> set[str]:
-    """The names of all parameters of the reports that their YAML does not set: tables, if there are such."""
-    return {
+    """The names of all parameters of the reports that their YAML does not set, and what their option `of` names: tables."""
+    named = {report.keywords[OF] for report in reports.values() if isinstance(report, partial) and OF in report.keywords}
+    return named | {
         parameter.name
         for report in reports.values()
         for parameter in inspect.signature(report).parameters.values()
@@ -80,15 +84,13 @@ def asked_for(reports: Mapping[str, Report]) -> set[str]:
     }
 
 
-def apply_reports(
-    reports: Mapping[str, Report], tables: Supply
-) -> "tuple[dict[str, pd.DataFrame | Figure], list[ConfigError]]":
+def apply_reports(reports: Mapping[str, Report], tables: Supply) -> tuple[dict[str, Made], list[ConfigError]]:
     """What the reports make, in order, and the errors of those that cannot be made.
 
     Args:
         tables: what the reports' parameters may name, besides the tables of earlier reports.
     """
-    made: dict[str, pd.DataFrame | Figure] = {}
+    made: dict[str, Made] = {}
     refused: list[ConfigError] = []
     for name, report in reports.items():
         earlier = {each: table for each, table in made.items() if isinstance(table, pd.DataFrame)}
@@ -99,11 +101,11 @@ def apply_reports(
     return made, refused
 
 
-def _applied(name: str, report: Report, earlier: Supply, tables: Supply) -> "pd.DataFrame | Figure":
+def _applied(name: str, report: Report, earlier: Supply, tables: Supply) -> Made:
     if name in tables:
         raise ConfigError(f"reports.{name} bears the name of a table that there is; reports need names of their own; rename it")
     try:
-        return call(report, earlier, tables)
+        return call(report, _ours(report, earlier, tables), earlier, tables)
     except Missing as error:
         raise ConfigError(
             f"reports.{name} asks for a table that this runner does not make ({error}); choose another runner, or put the "
@@ -116,14 +118,31 @@ def _applied(name: str, report: Report, earlier: Supply, tables: Supply) -> "pd.
         ) from error
 
 
-def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
+def _ours(report: Report, *supplies: Supply) -> dict[str, Any]:
+    """The table that the report's option `of` names, as `ours`; nothing without that option.
+
+    Raises:
+        Missing: there is no such table.
+    """
+    if not isinstance(report, partial) or OF not in report.keywords:
+        return {}
+    name = report.keywords[OF]
+    for supply in supplies:
+        if name in supply:
+            return {OURS: supply[name]}
+    raise Missing(name, [each for supply in supplies for each in supply])
+
+
+def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
     """Makes the reports of a finished run from the tables in its folder, and writes them there, over those of an earlier time.
+
+    Returns the tables that have a verdict, for the terminal.
 
     The run's tables are those whose hashes `status.json` has. A report that a run of an earlier version holds among them stays
     as it was made.
     """
     if not reports:
-        return
+        return ""
     own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
     kept = own if "tables" not in read_object(folder / FACTS) else set()
     made, refused = apply_reports({name: report for name, report in reports.items() if name not in kept}, Stored(folder, own))
@@ -134,3 +153,5 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> None:
             write_figure(folder, name, result)
     if refused:
         raise refused[0]
+    verdicts = {name: table for name, table in made.items() if isinstance(table, pd.DataFrame) and VERDICT in table}
+    return "\n".join(made_lines(verdicts)).strip()

@@ -116,9 +116,10 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
+        where = f"in {place}: " if place else ""
         raise ConfigError(
-            f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{first_line(error)}); torch.fx must be "
-            "able to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
+            f"{type(network).__name__} cannot be traced ({where}{first_line(error)}); torch.fx must be able to follow its "
+            "forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
     record = running.record
     found = {name: by_name[name] for name in record.reads}

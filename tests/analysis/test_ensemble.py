@@ -80,9 +80,9 @@ def test_pruning_by_an_ensemble(command: Command) -> None:
         ),
         (
             ("criterion=ensemble", "criterion.members=[l1]"),
-            "criterion.members=['l1'] cannot be used; it is a list of two or more",
+            "criterion.members=['l1'] cannot be used;",
         ),
-        (("criterion=ensemble", "criterion.members=[l1,l1]"), "each once; try criterion.members=[l1,gm]"),
+        (("criterion=ensemble", "criterion.members=[l1,l1]"), "has the members ['l1', 'l1']"),
         (("criterion=apoz", "criterion.site=relu"), "criterion.site=relu cannot be used; it is post_act or conv_out; try"),
         (("criterion=apoz", "criterion.threshold=-1"), "criterion.threshold=-1 cannot be used; it is a number from 0 on"),
         (
@@ -93,14 +93,14 @@ def test_pruning_by_an_ensemble(command: Command) -> None:
         (("criterion=taylor_l1_per_batch", "criterion.norm=3"), "criterion.norm=3 cannot be used; it is 1 or 2"),
         (
             ("criterion=random", "criterion.seed=-1"),
-            "criterion.seed=-1 cannot be used; it is a whole number from 0 to 2^63 - 1",
+            "criterion.seed=-1 cannot be used;",
         ),
         (
             ("criterion=apoz", "+criterion.sigma=1"),
-            "criterion apoz cannot be built (got an unexpected keyword argument 'sigma'); its arguments must fit",
+            "criterion.sigma is no option;",
         ),
-        (("criterion=taylor_l1", "+criterion.p=1"), "criterion 'taylor_l1': taylor_l1 takes no keyword ['p']"),
-        (("score_batch_size=0",), "score_batch_size=0 cannot be used; it is a whole number of images from 1 on"),
+        (("criterion=taylor_l1", "+criterion.p=1"), "criterion.p is no option;"),
+        (("score_batch_size=0",), "score_batch_size=0 cannot be used;"),
     ),
 )
 def test_wrong_options_of_criteria_are_one_line(overrides: tuple[str, ...], message: str, command: Command) -> None:

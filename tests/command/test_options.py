@@ -35,7 +35,20 @@ FIRST = {
     *("ratio", "scope", "rounding", "min_keep", "seed", "precision", "score_batch_size", "weights"),
 }
 # Text that is free, and a number of any size.
-FREE = {"weights", "data_root", "download_root", "outputs", "store", "sweep", "about", "train", "test", "members", "name_after"}
+FREE = {
+    "weights",
+    "data_root",
+    "download_root",
+    "outputs",
+    "store",
+    "sweep",
+    "about",
+    "train",
+    "test",
+    "folder",
+    "members",
+    "name_after",
+}
 
 
 def groups(conf: Path) -> list[str]:
@@ -113,7 +126,7 @@ def test_every_option_refuses_what_is_wrong(choice: str) -> None:
     known = default() if choice != DEFAULT else {}
     mine = {key: part for key, part in values.items() if key not in known or known[key] != part}
     for path, value in leaves(mine):
-        wrong: list[Any] = [] if value is None else ["no such thing"] if isinstance(value, bool | int | float) else [3, True]
+        wrong: list[Any] = [] if value is None else ["no such thing"] if isinstance(value, bool | int | float) else [3.5, True]
         if isinstance(value, bool):
             wrong.append(1)
         elif isinstance(value, int):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sweep_folders import accuracy, facts, finish_with, of_earlier_version
 
 from analysis.matrices import criteria_matrices, matrix
+from analysis.printed import COLUMNS, against
 from runners.process.errors import ConfigError
 from runners.reporting.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.storage.folder import is_done
@@ -42,6 +43,37 @@ def test_what_the_yaml_sets_is_no_table() -> None:
     assert asked_for({"double": partial(double, times=3), "drawn": partial(drawn)}) == {"scores", "double"}
     made, _ = apply_reports({"double": partial(double, times=3)}, {"scores": SCORES, "times": SCORES})
     assert isinstance(made["double"], pd.DataFrame) and made["double"]["score"].tolist() == [3.0, 6.0]
+
+
+def named(ours: pd.DataFrame, *, of: str) -> pd.DataFrame:
+    return ours.assign(of=of)
+
+
+def test_the_option_of_names_a_table_or_an_earlier_report() -> None:
+    assert "scores" in asked_for({"named": partial(named, of="scores")})
+    reports = {"double": partial(double), "first": partial(named, of="scores"), "second": partial(named, of="double")}
+    made, _ = apply_reports(reports, {"scores": SCORES})
+    assert isinstance(made["first"], pd.DataFrame) and isinstance(made["second"], pd.DataFrame)
+    assert made["first"]["score"].tolist() == [1.0, 2.0] and made["second"]["score"].tolist() == [2.0, 4.0]
+    _, refused = apply_reports({"first": partial(named, of="gone")}, {"scores": SCORES})
+    assert re.search("'gone'.* there is scores", str(refused[0]))
+
+
+def verdicts(scores: pd.DataFrame, *, n: int) -> pd.DataFrame:
+    table = pd.DataFrame({"row": [f"row{number}" for number in range(n)], "value": "1"})
+    empty = dict.fromkeys(COLUMNS, "")
+    facts = pd.DataFrame([empty | {"column": "score"} | row for row in table.to_dict("records")])
+    return against(scores.assign(row="row0")[:1], facts, by=["row"], values=["score"])
+
+
+def test_verdicts_of_a_run_are_for_the_terminal(tmp_path: Path) -> None:
+    folder = finish_with(tmp_path, {}, facts() | {"tables": {"scores": {"by": [], "values": []}}}, {"scores": "score\n1\n2\n"})
+    assert report_on_run(folder, {"double": partial(double)}) == ""
+    lines = report_on_run(folder, {"double": partial(double), "few": partial(verdicts, n=2)}).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-2:]]
+    assert lines[0] == "few:" and len(lines) == 6
+    assert cells == [["row0", "score", "1", "1 (1)", "+0", "equal", ""], ["row1", "score", "1", "", "", "not run", ""]]
+    assert report_on_run(folder, {"many": partial(verdicts, n=61)}) == "many: 61 rows (1 equal, 60 not run), in many.csv"
 
 
 @pytest.mark.parametrize(

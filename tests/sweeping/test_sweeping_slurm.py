@@ -316,10 +316,10 @@ def test_the_same_command_hands_nothing_over_twice(cluster: Cluster, command: Co
     [
         (["hydra.launcher.gres=shard:1"], 2, "gres=shard:1 with hydra.launcher.gpus_per_node=1 asks twice"),
         (["hydra.launcher.timeout_min=2"], 2, "signal_delay_s=120 leaves no time to work in"),
-        (["hydra.launcher.timeout_min=0"], 2, "timeout_min=0 cannot be used; it is a whole number of minutes"),
-        (["hydra.launcher.partition="], 2, "partition= cannot be used; it is a name that the cluster knows"),
+        (["hydra.launcher.timeout_min=0"], 2, "timeout_min=0 cannot be used;"),
+        (["hydra.launcher.partition="], 2, "partition= cannot be used;"),
         (["hydra.launcher.cpus_per_task=0"], 2, "cpus_per_task=0 cannot be used"),
-        (["hydra.launcher.setup=x"], 2, "setup=x cannot be used; it is a list of lines of shell"),
+        (["hydra.launcher.setup=x"], 2, "setup=x cannot be used;"),
         (["device=cuda:1"], 2, "device=cuda:1: the jobs of a sweep are given their GPUs"),
         (["detach=1"], 2, "detach=1 cannot be used; it is true or false"),
         (["hydra/launcher=slots", "detach=true"], 2, "detach=true is of sweeps on Slurm"),

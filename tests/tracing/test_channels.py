@@ -214,3 +214,22 @@ def test_groups_in_groups_have_the_finer_parts() -> None:
 
 def test_networks_without_grouped_convolutions_have_no_parts() -> None:
     assert trace(tv.mobilenet_v2(num_classes=10)).parts == {}
+
+
+def test_the_example_of_ids() -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_a, self.conv_b, self.conv_c = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            a = self.conv_a(image)
+            return self.conv_c(a + self.conv_b(a.relu()))
+
+    channels = trace(Summed(), 4)
+    written = {layer: groups.tolist() for layer, groups in channels.writes.items()}
+    assert written == {"conv_a": [4, 5, 6], "conv_b": [4, 5, 6], "conv_c": [7, 8, 9]}
+    assert channels.reads["conv_a"].tolist() == [1, 2, 3] and channels.reads["conv_c"].tolist() == [4, 5, 6]
+    assert channels.fixed == {0: "always zero"} | dict.fromkeys((1, 2, 3), "network input") | dict.fromkeys(
+        (7, 8, 9), "network output"
+    )
