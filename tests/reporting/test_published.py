@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from analysis.printed import printed
-from runners.looking import published
 from runners.process.errors import ConfigError
+from runners.reporting import published
 from support import ROOT
 
 
