@@ -23,7 +23,7 @@ from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
 from runners.storage.fingerprints import remembered
-from runners.storage.stages import Stages
+from runners.storage.stages import Stages, Watch, unwatched
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
@@ -31,7 +31,7 @@ from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
 from runners.training.retrain import scratch_b
-from runners.training.tensorboard import Watch, tensorboard, unwatched
+from runners.training.tensorboard import tensorboard
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ from runners.command.look import look
 from runners.process.errors import ConfigError, ResourceError, UserError, error_line, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
-from runners.sweeping.job import Job
-from runners.sweeping.jobs import unfolded, value_of, varied
+from runners.sweeping.job import Job, unfolded, value_of, varied
 from runners.sweeping.pool import SOURCES
 
 # The jobs of the sweep that this process has begun.

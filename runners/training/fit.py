@@ -14,6 +14,7 @@ from runners.data.source import Steps
 from runners.data.splits import Splits
 from runners.measuring.evaluate import measure
 from runners.storage.resume import Checkpoints
+from runners.storage.stages import Watch, unwatched
 from runners.tasks.classification import CLASSIFICATION
 from runners.tasks.task import NETWORK, Forward, Task
 from runners.training.engine import Engine, own_stream
@@ -21,7 +22,6 @@ from runners.training.progress import Progress
 from runners.training.rates import Rates
 from runners.training.recipe import Recipe
 from runners.training.state import Keeper, Training
-from runners.training.tensorboard import Watch, unwatched
 
 log = logging.getLogger(__name__)
 Fitted = tuple[nn.Module, pd.DataFrame]
