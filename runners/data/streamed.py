@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from runners.data.counter import fold
 from runners.data.raw import Files
-from runners.data.resident import epoch_order
+from runners.data.resident import epoch_order, step_sizes
 from runners.data.source import Batch
 from runners.process.errors import DataError, ResourceError, first_line
 from runners.process.interruption import beat
@@ -49,13 +49,9 @@ class Streamed:
         """Some of the images, in the order of `index`."""
         return replace(self, files=self.files.take(index), labels=self.labels[index.to(self.labels.device)])
 
-    @property
+    @cached_property
     def example(self) -> Float[Tensor, "1 channels h w"]:
         """One normalised image, for tracing and timing."""
-        return self._example
-
-    @cached_property
-    def _example(self) -> Float[Tensor, "1 channels h w"]:
         return self.normalise(next(_pixels(Views(self.files), [[0]], num_workers=0)).to(self.labels.device))
 
     def content(self) -> Iterator[bytes]:
@@ -102,8 +98,7 @@ class StreamedSteps:
     @property
     def sizes(self) -> Sequence[int]:
         """Images of every step of an epoch; the last may have fewer."""
-        full, rest = divmod(len(self.source), self.batch_size)
-        return [self.batch_size] * full + [rest] * (rest > 0)
+        return step_sizes(len(self.source), self.batch_size)
 
     def begin(self, epoch: int, *, position: int) -> None:
         """Starts an epoch of which `position` steps are finished; their images are not decoded."""

@@ -106,7 +106,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     by_name = dict(network.named_modules(remove_duplicate=False))
     running: ShapeWalk | IdWalk | None = None
     try:
-        with _eval_mode(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
@@ -202,7 +202,7 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, and afterwards every module in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
     if not any(modes.values()):

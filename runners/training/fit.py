@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 
 import pandas as pd
@@ -103,7 +104,7 @@ def fit_networks(
     step = partial(_step, training, forwards, task, batches, rates, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(batches.sizes)}
     keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
-    with own_stream(rate.device), Progress(label, recipe.epochs, n_images, done=training.epoch) as progress:
+    with own_stream(rate.device), closing(Progress(label, recipe.epochs, n_images, done=training.epoch)) as progress:
         while training.epoch < recipe.epochs:
             planned = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
             rates.begin(planned, position=training.step)

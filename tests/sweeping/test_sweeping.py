@@ -269,7 +269,7 @@ def test_a_job_stops_when_its_sweep_dies(tmp_path: Path) -> None:
         f"os.environ['PRUNESCOPE_PARENT'] = str(os.getpid())\nsubprocess.run([sys.executable, '-c', {job!r}])"
     )
     until(lambda: (tmp_path / "ready").exists())
-    middle.kill()
+    os.kill(middle.pid, signal.SIGKILL)
     middle.wait()
     until(lambda: (tmp_path / "told").exists())
 
