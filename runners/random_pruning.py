@@ -134,8 +134,7 @@ def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repe
     """Repeats of each kind of variation; the first of each is the same fine-tuning."""
     if len(set(vary)) < len(vary):
         raise ConfigError(
-            f"runner.vary=[{','.join(vary)}] names something twice; filters, seeds or both are allowed, each once; try "
-            "runner.vary=[filters,seeds]"
+            f"runner.vary=[{','.join(vary)}] names something twice; once is allowed; try runner.vary=[filters,seeds]"
         )
     kinds = {
         "filters": [Repeat(number, seed) for number in range(repeats)],

@@ -229,8 +229,7 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto and cpu always work; "
-            "try device=cpu"
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; cpu always works; try device=cpu"
         )
     return device
 
@@ -278,5 +277,5 @@ def _instantiate(node: Any, what: str, *given: Any) -> Any:
         if isinstance(cause, UserError) or is_out_of_memory(cause):
             raise cause from error
         raise ConfigError(
-            f"{what} cannot be built ({first_line(cause)}); its arguments must fit {node.get('_target_')}; see its docstring"
+            f"{what} cannot be built ({first_line(cause)}); its arguments must fit; see {node.get('_target_')}"
         ) from error

@@ -71,9 +71,7 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     group = _group(path)
     if not isinstance(node, Mapping) or "_target_" not in node:
         place = path if group == path else f"{group}@{path}"
-        raise ConfigError(
-            f"{path}={node} is a value where a group is needed; options are files; try {place}={written_as(node)}"
-        )
+        raise ConfigError(f"{path}={node} is a value; here options are files; try {place}={written_as(node)}")
     target = str(node["_target_"])
     written, files = signature(target), defaults_of(group, target)
     if written is None and target.split(".")[0] in OURS:
@@ -171,6 +169,4 @@ def _check_names(section: str, named: Any) -> None:
     if not isinstance(named, Mapping):
         raise ConfigError(f"{section}={named} cannot be used; it maps names to functions; try {section}.NAME=...")
     if wrong := [str(name) for name in named if not re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII)]:
-        raise ConfigError(
-            f"{section} has the name {wrong[0]!r}, which cannot be used; names are made of letters, digits and '_'; rename it"
-        )
+        raise ConfigError(f"{section} has the name {wrong[0]!r}; names are made of letters, digits and '_'; rename it")

@@ -83,7 +83,8 @@ class Images:
 class ResidentSteps:
     """Training batches of resident images: the order and random words of an epoch, in tensors that stay where they are.
 
-    The three words are those of crops (down, right) and of mirror images. A captured step knows only the places of tensors, so `begin` writes into them, and `draw` counts its steps in one.
+    The three words are those of crops (down, right) and of mirror images.
+    A captured step knows only the places of tensors, so `begin` writes into them, and `draw` counts its steps in one.
     """
 
     def __init__(self, n_images: int, batch_size: int, stream: int, draw: Draw, device: torch.device) -> None:

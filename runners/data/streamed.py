@@ -49,9 +49,13 @@ class Streamed:
         """Some of the images, in the order of `index`."""
         return replace(self, files=self.files.take(index), labels=self.labels[index.to(self.labels.device)])
 
-    @cached_property
+    @property
     def example(self) -> Float[Tensor, "1 channels h w"]:
         """One normalised image, for tracing and timing."""
+        return self._example
+
+    @cached_property
+    def _example(self) -> Float[Tensor, "1 channels h w"]:
         return self.normalise(next(_pixels(Views(self.files), [[0]], num_workers=0)).to(self.labels.device))
 
     def content(self) -> Iterator[bytes]:

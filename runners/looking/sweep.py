@@ -66,9 +66,7 @@ def read_sweep(folder: Path) -> Sweep:
         found = read_object(path)
         version = found.get("version")
         if number(version) and version > VERSION:
-            raise ConfigError(
-                f"{path} is of version {version}; this Prunescope reads version {VERSION}; use the one that wrote it, or newer"
-            )
+            raise ConfigError(f"{path} is of version {version}; {VERSION} can be read; use a newer Prunescope")
         return _sweep(folder, found)
     except (OSError, ValueError) as error:
         raise ConfigError(

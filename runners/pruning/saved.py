@@ -110,10 +110,7 @@ def factories() -> frozenset[str]:
 def _read_plan(folder: Path) -> dict[str, Any]:
     for name in (PLAN, WEIGHTS):
         if not (folder / name).is_file():
-            raise StoreError(
-                f"{folder} holds no pruned network ({name} is not there); a run leaves {PLAN} and {WEIGHTS} together; check "
-                "the path"
-            )
+            raise StoreError(f"{folder} holds no pruned network; it needs {PLAN} and {WEIGHTS}; check the path")
     try:
         plan = json.loads((folder / PLAN).read_text())
         asked = plan.pop("plan_digest")
@@ -123,19 +120,14 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     if not whole:
         raise _changed(folder / PLAN)
     if plan["format"] != FORMAT:
-        raise StoreError(
-            f"{folder / PLAN} has format {plan['format']}; this version reads format {FORMAT}; use the version that wrote it"
-        )
+        raise StoreError(f"{folder / PLAN} has format {plan['format']}; {FORMAT} is read; use the version that wrote it")
     if file_digest(folder / WEIGHTS) != plan["weights_sha256"]:
         raise _changed(folder / WEIGHTS)
     return plan
 
 
 def _changed(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} was changed after it was written (its hash differs); a pruned network is read only as it was saved; get the "
-        "folder again"
-    )
+    return StoreError(f"{path} was changed after it was written; its hash must be that in {PLAN}; get the folder again")
 
 
 def _build(folder: Path, model: Mapping[str, Any]) -> nn.Module:

@@ -59,9 +59,7 @@ def build_reports(specs: Mapping[str, Any]) -> dict[str, Report]:
             report = instantiate(spec, _convert_="object")
         except InstantiationException as error:
             reason = first_line(error.__cause__ or error)
-            raise ConfigError(
-                f"reports.{name} cannot be built ({reason}); _target_ must name a function; correct it"
-            ) from error
+            raise ConfigError(f"reports.{name} cannot be built ({reason}); _target_ must be a function; mend it") from error
         if report is None:
             continue
         if not isinstance(report, partial):

@@ -198,7 +198,4 @@ def _undisturbed(network: nn.Module, weights: Iterable[nn.Parameter]) -> Iterato
 
 def _check(loss: Tensor) -> None:
     if not loss.isfinite():
-        raise NumericalError(
-            f"the loss over the scoring images is {float(loss)}; scores need numbers; train again, with a smaller learning "
-            "rate, or give other weights"
-        )
+        raise NumericalError(f"the loss over the scoring images is {float(loss)}; scores need numbers; lower the learning rate")

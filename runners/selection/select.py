@@ -135,6 +135,4 @@ def _check(pool: Mapping[str, np.ndarray], criterion: str, layers: Sequence[str]
         )
     for layer in layers:
         if not np.isfinite(pool[layer]).all():
-            raise NumericalError(
-                f"criterion {criterion!r} gave scores for {layer} that are not finite; ranking needs numbers; pick another"
-            )
+            raise NumericalError(f"{criterion!r} gave {layer} scores that are not finite; ranking needs numbers; pick another")

@@ -187,6 +187,5 @@ def _check_finite(stage: str, network: nn.Module) -> None:
     for name, value in network.state_dict().items():
         if not value.isfinite().all():
             raise NumericalError(
-                f"the result of stage {stage!r} has values in {name} that are not finite; such weights are not stored; lower "
-                "the learning rate"
+                f"the result of stage {stage!r} has {name} not finite; it is not stored; lower the learning rate"
             )

@@ -23,9 +23,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     try:
         save_file({name: value.contiguous().clone() for name, value in network.state_dict().items()}, path)
     except SafetensorError as error:
-        raise ResourceError(
-            f"{path} could not be written ({error}); the disk must have room; free some space or choose another folder"
-        ) from error
+        raise ResourceError(f"{path} could not be written ({error}); the disk must have room; free some space") from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -86,10 +84,7 @@ def _read(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"weights={path} cannot be read ({first_line(error)[:120]}); a whole file of tensors is needed; it may be cut "
-        "short: get it again"
-    )
+    return StoreError(f"weights={path} cannot be read ({first_line(error)[:120]}); it must be whole; get it again")
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def _follow(waiting: Sequence[Job], arrays: Sequence[Array]) -> list[Outcome]:
         return wait(waiting, still_there=lambda: queued(arrays), tell=teller(len(waiting)))
     except KeyboardInterrupt:
         raise LeftRunning(
-            f"interrupted; the jobs go on in Slurm; the same command waits for them; scancel {_ids(arrays)} ends them"
+            f"interrupted; the jobs go on in Slurm; the same command waits; scancel {_ids(arrays)} ends them"
         ) from None
 
 
