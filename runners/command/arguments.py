@@ -28,8 +28,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     given = flags(ordered, _refuse_flags)
     if given["experimental_rerun"] is not None:
         raise ConfigError(
-            f"--experimental-rerun={given['experimental_rerun']} would read a pickle, which can run code; configs are "
-            "YAML; give the command of the run again"
+            f"--experimental-rerun={given['experimental_rerun']} reads a pickle, which can run code; give the command again"
         )
     check_overrides(given["overrides"])
     return ordered
@@ -51,8 +50,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
         value = override.value()
         if isinstance(value, dict) and "_target_" in value and not override.is_add():
             raise ConfigError(
-                f"{key} cannot be set to another function; functions are files, and their arguments options; try "
-                f"{key.rpartition('.')[2]}@{key}=NAME"
+                f"{key} cannot be set to another function; functions are files; try {key.rpartition('.')[2]}@{key}=NAME"
             )
         if "/" in key or (CONF / key).is_dir():
             _check_choices(key, chosen_names(override))

@@ -187,6 +187,4 @@ def _check_names(section: str, named: Any) -> None:
     if not isinstance(named, Mapping):
         raise ConfigError(f"{section}={named} cannot be used; it maps names to functions; try {section}.NAME=...")
     if wrong := [str(name) for name in named if not re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII)]:
-        raise ConfigError(
-            f"{section} has the name {wrong[0]!r}, which cannot be used; names are made of letters, digits and '_'; rename it"
-        )
+        raise ConfigError(f"{section} has the name {wrong[0]!r}; names are made of letters, digits and '_'; rename it")

@@ -32,6 +32,7 @@ from runners.process.errors import (
     ResourceError,
     UserError,
     error_line,
+    first_line,
     is_out_of_memory,
     user_error_behind,
 )
@@ -74,7 +75,7 @@ def main(root: Path) -> int:
         if "debug=true" in sys.argv:
             traceback.print_exception(error)
         return _fail(
-            f"{type(error).__name__}: {_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
+            f"{type(error).__name__}: {first_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
         )
     failed = [code for code in codes if code]
     for stopped in (INTERRUPTED, Preempted.exit_code):
@@ -120,7 +121,7 @@ def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Pat
             advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
         advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
-        return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
+        return _give_up(folder, error, f"{type(error).__name__}: {first_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
 
 
 def _listen() -> None:
@@ -172,10 +173,6 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
 def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
     if ours := user_error_behind(error):
@@ -205,7 +202,7 @@ def explain(error: Exception) -> str:
         key, value = found.groups()
         advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
         return f"{key}={value} cannot be read; {advice}"
-    return f"{_line(error)}; overrides look like key=value; --help shows examples"
+    return f"{first_line(error)}; overrides look like key=value; --help shows examples"
 
 
 def _nearest(prefix: str, given: str, names: list[str]) -> str:

@@ -59,10 +59,4 @@ def _read(folder: Path, listed: Mapping[str, Declared], wanted: Collection[str])
         ValueError: a table is not what run.json says.
     """
     unlisted = [name for name in sorted(wanted) if name not in listed and (folder / f"{name}.csv").is_file()]
-    found: dict[str, Cells] = {}
-    for name in [*listed, *unlisted]:
-        try:
-            found[name] = read_cells(folder / f"{name}.csv", listed.get(name))
-        except ValueError as error:
-            raise ValueError(f"{name}.csv cannot be read ({error})") from error
-    return found
+    return {name: read_cells(folder / f"{name}.csv", listed.get(name)) for name in [*listed, *unlisted]}

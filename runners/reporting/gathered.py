@@ -103,8 +103,12 @@ def read_cells(path: Path, declared: Declared | None) -> Cells:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
+        return _columns(header, rows, declared)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error})") from error
+
+
+def _columns(header: list[str], rows: list[list[str]], declared: Declared | None) -> Cells:
     if len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
         raise ValueError("no table")
     found = {name: tuple(row[place] for row in rows) for place, name in enumerate(header)}

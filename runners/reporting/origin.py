@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runners.looking.escapes import plain, shown
-from runners.process.errors import StoreError
+from runners.process.errors import StoreError, some
 from runners.reporting.gathered import Finished
 from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING
@@ -41,9 +41,8 @@ def check_baselines(done: Sequence[Finished]) -> None:
         groups[_training(each)].append(each)
     odd = [text for group in groups.values() if (text := _odd_ones(group))]
     if odd:
-        more = f"; and {len(odd) - MOST_LISTED} more such groups" if len(odd) > MOST_LISTED else ""
         raise StoreError(
-            f"{'; '.join(odd[:MOST_LISTED])}{more}; rows of one table must share the data and the trained network; "
+            f"{some(odd, MOST_LISTED)}; rows of one table must share the data and the trained network; "
             "delete the folders of the jobs that are out of date and give the sweep's command again"
         )
 
@@ -141,8 +140,7 @@ def listed(jobs: Sequence[str]) -> str:
     """Jobs in words; empty if there are none."""
     if not jobs:
         return ""
-    more = f" and {len(jobs) - MOST_LISTED} more" if len(jobs) > MOST_LISTED else ""
-    return f"job{'s' if len(jobs) > 1 else ''} {', '.join(jobs[:MOST_LISTED])}{more}"
+    return f"job{'s' if len(jobs) > 1 else ''} {some(jobs, MOST_LISTED)}"
 
 
 def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from runners.process.errors import ConfigError
+from runners.process.errors import ConfigError, first_line
 from runners.tracing.evenness import Groups, even_parts
 from runners.tracing.ids import IdWalk
 from runners.tracing.record import Record
@@ -106,7 +106,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     by_name = dict(network.named_modules(remove_duplicate=False))
     running: ShapeWalk | IdWalk | None = None
     try:
-        with _eval_mode(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
@@ -115,11 +115,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             running = IdWalk(around, graph, by_name)
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
+        where = f"in {place}: " if place else ""
         raise ConfigError(
-            f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
-            "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
+            f"{type(network).__name__} cannot be traced ({where}{first_line(error)}); torch.fx must be able to follow its "
+            "forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
     record = running.record
     found = {name: by_name[name] for name in record.reads}
@@ -202,7 +202,7 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, and afterwards every module in the mode it was in."""
     modes = {module: module.training for module in network.modules()}
     if not any(modes.values()):
