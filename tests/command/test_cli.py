@@ -150,7 +150,7 @@ COMPOSITION = (
     (["model=timm", f"model.model_name={'x' * 300}"], "model.model_name=x+ cannot be used"),
     (["hydra.run.dir=../escaped"], r"hydra.run.dir=\.\./escaped cannot be used; run folders lie below outputs="),
     (["hydra.run.dir=${store}/trained"], "hydra.run.dir=.* cannot be used; .*outside the store"),
-    (["hydra.run.dir=${outputs}/" + 256 * "x"], "name x+... has 256 bytes; 255 are allowed"),
+    (["hydra.run.dir=${outputs}/" + 256 * "x"], "x+... has 256 bytes; 255 are allowed"),
     (["~hydra.callbacks.gate", "ratio=2"], "hydra.callbacks.gate is no option of a run; .*leave ~hydra.callbacks.gate out"),
     (["hydra.callbacks.gate._target_=builtins.print", "ratio=2"], "hydra.callbacks.gate._target_ is no option"),
     (["+criterion@hydra.callbacks.gate=l1"], "criterion@hydra.callbacks.gate is no option"),
