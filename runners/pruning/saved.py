@@ -113,7 +113,9 @@ def factories() -> frozenset[str]:
 def _read_plan(folder: Path) -> dict[str, Any]:
     for name in (PLAN, WEIGHTS):
         if not (folder / name).is_file():
-            raise StoreError(f"{folder} holds no pruned network; it needs {PLAN} and {WEIGHTS}; check the path")
+            raise StoreError(
+                f"{folder} holds no pruned network ({name} is not there); it needs {PLAN} and {WEIGHTS}; check the path"
+            )
     try:
         plan = json.loads((folder / PLAN).read_text())
         asked = plan.pop("plan_digest")

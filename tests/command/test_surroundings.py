@@ -100,7 +100,7 @@ def test_a_run_folder_lies_below_outputs_wherever_links_lead(tmp_path: Path) -> 
     for bad in (outputs / "out" / "run", outputs, outputs / "x" / "..", store / "run", outputs / ".." / "run", Path("/etc")):
         with pytest.raises(ConfigError, match="run folders lie below outputs="):
             check_run_folder(bad, outputs, store)
-    with pytest.raises(ResourceError, match="out is a symbolic link; a run writes nothing through one"):
+    with pytest.raises(ResourceError, match="out is a symbolic link"):
         check_run_folder(outputs / "out", outputs, store)
 
 
@@ -488,7 +488,7 @@ def test_places_and_what_slurm_says_may_be_read(name: str, monkeypatch: pytest.M
     assert variable(name) == "/data"
     monkeypatch.delenv(name)
     assert variable(name, "other") == "other"
-    with pytest.raises(ConfigError, match=f"the environment variable {name} is not set"):
+    with pytest.raises(ConfigError, match=f"environment variable {name} is not set"):
         variable(name)
 
 
@@ -563,9 +563,7 @@ def test_a_run_writes_through_no_link(tmp_path: Path, command: Command) -> None:
     victim.write_text("mine")
     (first.folder / "run.log").unlink()
     (first.folder / "run.log").symlink_to(victim)
-    is_refused(
-        command(*ONE, "recipe.epochs=0", "rerun=true"), 6, "run.log is a symbolic link; a run writes nothing through one"
-    )
+    is_refused(command(*ONE, "recipe.epochs=0", "rerun=true"), 6, "run.log is a symbolic link")
     (first.folder / "run.log").unlink()
     shutil.move(first.folder, tmp_path / "moved")
     first.folder.symlink_to(tmp_path / "moved")

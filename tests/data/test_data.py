@@ -96,7 +96,7 @@ def test_score_split_is_a_seeded_part_of_the_training_split() -> None:
     assert torch.equal(resident(chosen[0]).pixels, images.pixels[chosen[0].labels])
     assert len(set(chosen[0].labels.tolist())) == 29
     assert len(splits_of(images, num_classes=100, score_share=0.02).score) == 2
-    with pytest.raises(DataError, match="score_share=0.01 of 100 training images is 1; at least two"):
+    with pytest.raises(DataError, match="score_share=0.01 of 100 images is 1; at least two"):
         splits_of(images, num_classes=100, score_share=0.01)
 
 
@@ -220,7 +220,7 @@ def test_batches_are_the_images_in_order() -> None:
         ({"train": Pixels(some_images().pixels, torch.arange(23) - 1)}, "training labels run from -1 to 21"),
         ({"train": raw_images(0)}, "the training split is empty; "),
         ({"test": raw_images(0)}, "the test split is empty; "),
-        ({"channels": 1}, "the training images have 3 channels and dataset.channels=1; "),
+        ({"channels": 1}, "the training images have 3 channels; dataset.channels=1 "),
         ({"mean": MEAN[:1]}, "dataset.mean has 1 and dataset.std 3 "),
         ({"std": STD[:2]}, "dataset.mean has 3 and dataset.std 2 "),
     ],

@@ -201,7 +201,7 @@ def test_members_that_nobody_asked_for_are_not_written(server: Server, tmp_path:
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_a_wanted_file_that_is_a_link_is_refused(kind: bytes, server: Server, tmp_path: Path) -> None:
     archive = serve(server, packed(left_out="batches/one", extra=lambda tar: link(tar, "batches/one", "/etc/passwd", kind)))
-    with pytest.raises(DataError, match="holds batches/one as a link; a plain file is needed"):
+    with pytest.raises(DataError, match="holds batches/one as a link"):
         prepare(archive, tmp_path)
     assert not (tmp_path / "batches").exists()
 

@@ -281,7 +281,7 @@ def test_one_folder_is_divided_by_the_seed(root: Path) -> None:
 
 
 def test_files_are_not_padded(root: Path) -> None:
-    with pytest.raises(ConfigError, match="dataset.crop_padding=4 is of images in memory"):
+    with pytest.raises(ConfigError, match="dataset.crop_padding=4"):
         load(image_folder, given(root, crop_padding=4))
 
 

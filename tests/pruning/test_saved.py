@@ -129,7 +129,7 @@ FAULTS: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "a plan that is a list": (lambda folder: (folder / PLAN).write_text("[]"), f"{PLAN} {CHANGED}"),
     "no plan": (lambda folder: (folder / PLAN).unlink(), f"holds no pruned network ({PLAN} is not there)"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"holds no pruned network ({WEIGHTS} is not there)"),
-    "a later format": (lambda folder: rewrite(folder, format=2), "has format 2; this version reads format 1"),
+    "a later format": (lambda folder: rewrite(folder, format=2), "has format 2; 1 is read"),
     "a foreign factory": (
         lambda folder: rewrite(folder, model={"_target_": "os.system", "command": f"touch {folder}/ran"}),
         "names the factory 'os.system'; it must be one of models.",

@@ -305,7 +305,7 @@ def test_shares_layer_by_layer() -> None:
     scores = scores_of(channels, 0)
     by_name = Rule({"stem": 0.5, "back": 0.5, "*": 0.34, "last": 0.0}, coupled="group")
     assert chosen(scores, channels, by_name)["after"].tolist() == [2, 4, 4, 2, 5]
-    with pytest.raises(ConfigError, match="ratio gives stem 0.25 and back 0.5, which are tied"):
+    with pytest.raises(ConfigError, match="ratio gives stem 0.25 and back 0.5, .* tied"):
         plan(channels, Rule({"back": 0.5, "*": 0.25}, coupled="group"))
     with pytest.raises(ConfigError, match="ratio gives wide no share; by layer, every ranked layer needs one"):
         plan(channels, Rule({"stem": 0.5, "back": 0.5}, coupled="group"))

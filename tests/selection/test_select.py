@@ -219,7 +219,7 @@ def test_global_scope_against_a_loop(scores: list[list[int]], percent: int, min_
 
 @pytest.mark.parametrize("bad", (nan, inf, -inf))
 def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
-    with pytest.raises(NumericalError, match="'l1' gave scores for b that are not finite"):
+    with pytest.raises(NumericalError, match="'l1' gave b scores that are not finite"):
         chosen({"a": [1.0, 2], "b": [1.0, bad]}, Rule(ratio=0.5))
 
 
