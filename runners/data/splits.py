@@ -23,11 +23,7 @@ S = TypeVar("S", bound=Images | Streamed)
 
 @dataclass(frozen=True)
 class Splits(Generic[S]):
-    """The splits a runner gets of a data set: `score` is a fixed part of `train`, and `test` only ever measures.
-
-    Args:
-        read: the files from which the pixels were read.
-    """
+    """The splits a runner gets of a data set: `score` is a fixed part of `train`, and `test` only ever measures."""
 
     train: S
     score: S

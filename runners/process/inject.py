@@ -25,12 +25,7 @@ class Supply(Protocol):
 
 
 class Missing(LookupError):
-    """A parameter without a default that no supply has.
-
-    Args:
-        parameter: its name.
-        there: the names that there are.
-    """
+    """A parameter without a default that no supply has."""
 
     def __init__(self, parameter: str, there: list[str]) -> None:
         super().__init__(f"{parameter!r} is asked for; there is {', '.join(there) or 'nothing'}")

@@ -26,9 +26,6 @@ MISSING = "missing"
 def run(sweep: str | None, outputs: str, reports: Mapping[str, Report]) -> Seen:
     """The report of the sweep that is meant; see `find_sweep`.
 
-    Args:
-        reports: the experiment's functions of tables; see `report`.
-
     Raises:
         UserError: as `report`.
     """

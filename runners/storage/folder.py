@@ -88,9 +88,6 @@ def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str
     One that was lost or damaged, and made anew on other hardware, may differ in its last bits; rows before and after are
     then not of the same network.
 
-    Args:
-        runs: name -> facts of a run, as its run.json has them.
-
     Returns:
         `stage key` -> hash of the content -> names of runs.
     """

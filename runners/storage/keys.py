@@ -221,9 +221,6 @@ def preset(config: Mapping[str, Any]) -> str:
 def stage_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options that may go into stages, by name; without those that have no effect, and files by their content.
 
-    Args:
-        config: the resolved config.
-
     Returns:
         The sections of the config, the runner's own options, `compared` (all criteria that are scored), `chosen` (the name
         of the one to prune by) and `score_share`.

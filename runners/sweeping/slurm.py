@@ -37,11 +37,6 @@ def run_on_slurm(
 ) -> None:
     """Hands the jobs that are neither done nor in the queue to Slurm, and waits for all of them unless `detach` is set.
 
-    Args:
-        root: of this project.
-        flags: of the jobs' command lines, before their overrides.
-        options: as conf/hydra/launcher/slurm.yaml lists them.
-
     Raises:
         JobsFailed: with how many; each has its line on stdout.
         NoSlurm: Slurm is not there, does not answer or refuses.
@@ -87,10 +82,6 @@ def wait(
     jobs: Sequence[Job], *, still_there: Callable[[], Mapping[str, str]], tell: Callable[[Outcome], None]
 ) -> list[Outcome]:
     """Waits until Slurm has none of the jobs any more; then their folders say how they ended.
-
-    Args:
-        still_there: the runs in the queue, with what they wait for.
-        tell: is called as each ends.
 
     Raises:
         NoSlurm: it has not answered for a quarter of an hour.

@@ -57,12 +57,7 @@ class Sizes:
 
 
 def network_sizes(network: nn.Module, graph: fx.Graph, found: Mapping[str, nn.Module], reads: Mapping[str, Tensor]) -> Sizes:
-    """The sizes of the modules `found`; every node of the graph knows the shape of its output.
-
-    Args:
-        found: the modules whose channels are followed.
-        reads: module -> the channels that it reads.
-    """
+    """The sizes of the modules `found`; every node of the graph knows the shape of its output."""
     positions = dict.fromkeys(found, 0)
     for node in graph.nodes:
         if node.op == "call_module" and node.target in positions:
