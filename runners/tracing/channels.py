@@ -29,6 +29,7 @@ from runners.tracing.ids import IdWalk
 from runners.tracing.record import Record
 from runners.tracing.shapes import ShapeWalk
 from runners.tracing.sizes import Sizes, network_sizes
+from runners.tracing.walk import modules_by_name
 
 Removed = Mapping[str, Sequence[int]]  # layer -> filters that go
 PLACE = "place"  # the key in a node's `meta`: the module it belongs to
@@ -103,7 +104,7 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ConfigError: the network cannot be traced; the message names the module and the reason.
     """
     tracer = _Tracer()
-    by_name = dict(network.named_modules(remove_duplicate=False))
+    by_name = modules_by_name(network)
     running: ShapeWalk | IdWalk | None = None
     try:
         with eval_mode(network), torch.no_grad():
@@ -204,7 +205,7 @@ class _Tracer(fx.Tracer):
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, and afterwards every module in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
+    modes = {module: module.training for module in modules_by_name(network).values()}
     if not any(modes.values()):
         yield
         return
