@@ -106,7 +106,7 @@ COMPOSITION = (
     (["dataset.std=[0]"], "cannot be used; it is a list, each .* a number above 0"),
     (["+recipe.foo=1"], "recipe.foo is no option; recipe takes augment, batch_size, epochs"),
     (["+dataset.foo=1"], "dataset.foo is no option; dataset takes channels"),
-    (["finetune=digits"], "finetune=digits is a value; .*recipe@finetune=digits"),
+    (["finetune=digits"], "finetune=digits is a value.*; .*recipe@finetune=digits"),
     (["names.model=x"], "names.model cannot be set"),
     (["criterion=../../x"], "criterion='../../x' is no name of an option"),
     (["criterion=/etc/passwd"], "is no name of an option"),

@@ -83,7 +83,7 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path, damaged: Callable[[dict[
 def test_a_newer_manifest_is_one_line(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, GRID)
     change(sweep / "sweep.json", version=2, jobs="of another kind")
-    with pytest.raises(ConfigError, match="is of version 2; this Prunescope reads version 1; use the one that wrote it"):
+    with pytest.raises(ConfigError, match="is of version 2; 1 can be read; use a newer"):
         read_sweep(sweep)
 
 
