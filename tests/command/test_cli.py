@@ -168,7 +168,7 @@ COMPOSITION = (
     (["runner=status", "detach=true"], "this is a single run; leave detach=true out"),
     (["hydra/help=../../x"], "hydra/help is no option"),
     (["hydra/launcher=submitit_local"], "hydra/launcher=submitit_local is unknown; .* basic, slots, slurm"),
-    (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle would read a pickle"),
+    (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle reads a pickle"),
     (["weights=${oc.env:AWS_SECRET_ACCESS_KEY}"], "environment variable AWS_SECRET_ACCESS_KEY may not be read into a config"),
     (["hydra.run.dir=${oc.env:HF_TOKEN,x}"], "environment variable HF_TOKEN may not be read"),
     (["data_root=${oc.env:NO_SUCH_ROOT}"], "environment variable NO_SUCH_ROOT is not set"),
