@@ -28,7 +28,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
     given = flags(ordered, _refuse_flags)
     if given["experimental_rerun"] is not None:
         raise ConfigError(
-            f"--experimental-rerun={given['experimental_rerun']} reads a pickle, which can run code; give the command again"
+            f"--experimental-rerun={given['experimental_rerun']} reads a pickle; configs are YAML; give the command again"
         )
     check_overrides(given["overrides"])
     return ordered
