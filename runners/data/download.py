@@ -133,7 +133,7 @@ def _unpack(archive: Archive, root: Path) -> None:
                 _write(root / name, content, member.size, sha256, f"{archive.name} holds {name} with")
     except (tarfile.TarError, KeyError) as error:
         raise DataError(
-            f"{root / archive.name} cannot be unpacked ({error}); it must be as published; delete it to download it again"
+            f"{root / archive.name} cannot be unpacked ({' '.join(str(error).split())}); it must be as published; delete it to download it again"
         ) from error
 
 
