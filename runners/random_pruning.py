@@ -138,8 +138,7 @@ def planned(vary: Sequence[str], repeats: int, seed: int) -> dict[str, list[Repe
     """
     if len(set(vary)) < len(vary):
         raise ConfigError(
-            f"runner.vary=[{','.join(vary)}] names something twice; filters, seeds or both are allowed, each once; try "
-            "runner.vary=[filters,seeds]"
+            f"runner.vary=[{','.join(vary)}] names something twice; once is allowed; try runner.vary=[filters,seeds]"
         )
     kinds = {
         "filters": [Repeat(number, seed) for number in range(repeats)],

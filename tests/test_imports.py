@@ -25,6 +25,7 @@ MAY_USE = {
     "pruning": ("tracing", "selection", "storage"),
     "sweeping": ("storage",),
     "looking": ("storage", "sweeping"),
+    "reporting": ("storage", "sweeping", "looking"),
 }
 BEFORE_TORCH = (
     "runners.command.cli",
@@ -46,7 +47,7 @@ BEFORE_TORCH = (
     "runners.storage.store",
     "runners.looking.doctor",
 )
-WITHOUT_TORCH = (*BEFORE_TORCH, "runners.looking.report")
+WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CALLS = {"torch.load", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load", "pd.read_pickle", "pandas.read_pickle"}
 READS_WEIGHTS = ("runners/storage/weights.py", "runners/storage/resume.py")
@@ -184,6 +185,7 @@ def test_imports_point_one_way() -> None:
         ("runners/pruning/new.py", "from runners.command import build"),
         ("runners/looking/new.py", "from runners.training.fit import fit"),
         ("runners/storage/new.py", "from runners.looking import status"),
+        ("runners/looking/new.py", "from runners.reporting import report"),
         ("runners/one_shot.py", "from run import ROOT"),
         ("runners/one_shot.py", "from runners.command.built import Built"),
         ("runners/measuring/new.py", "from runners.training.fit import fit"),
@@ -221,7 +223,7 @@ def test_torch_is_really_not_there_before_the_gate() -> None:
 
 
 def test_torch_is_really_not_there_when_a_sweep_is_reported() -> None:
-    program = "import sys, runners.looking.report\nprint({'torch', 'pandas'} & set(sys.modules))"
+    program = "import sys, runners.reporting.report\nprint({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'pandas'}"
 

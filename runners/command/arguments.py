@@ -1,12 +1,12 @@
 """The command line, looked at before Hydra does: which flags, which of Hydra's own options, and names that are plain names."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from runners.process.errors import ConfigError
-from runners.process.hydra_private import Override, choices, flags, parsed
+from runners.process.hydra_private import Override, chosen_names, flags, parsed
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
@@ -23,13 +23,12 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         CompactHydraException: an override that is none.
     """
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    plain = [argument[1:] if argument.startswith("+experiment=") else argument for argument in arguments]
+    plain = [argument[1:] if re.match(r"\+(experiment|preset|model/\w+)=", argument) else argument for argument in arguments]
     ordered = multirun + [argument for argument in plain if argument not in multirun]
     given = flags(ordered, _refuse_flags)
     if given["experimental_rerun"] is not None:
         raise ConfigError(
-            f"--experimental-rerun={given['experimental_rerun']} would read a pickle, which can run code; configs are "
-            "YAML; give the command of the run again"
+            f"--experimental-rerun={given['experimental_rerun']} reads a pickle, which can run code; give the command again"
         )
     check_overrides(given["overrides"])
     return ordered
@@ -51,12 +50,21 @@ def check_overrides(arguments: Iterable[str]) -> None:
         value = override.value()
         if isinstance(value, dict) and "_target_" in value and not override.is_add():
             raise ConfigError(
-                f"{key} cannot be set to another function; functions are files, and their arguments options; try "
-                f"{key.rpartition('.')[2]}@{key}=NAME"
+                f"{key} cannot be set to another function; functions are files; try {key.rpartition('.')[2]}@{key}=NAME"
             )
         if "/" in key or (CONF / key).is_dir():
-            for choice in _choices(override):
-                _check_choice(key, choice)
+            _check_choices(key, chosen_names(override))
+
+
+def chosen_files(arguments: Sequence[str]) -> list[str]:
+    """Of a command line, the overrides that choose a file of a group; of a sweep, the first choice."""
+    found: list[str] = []
+    for argument in flags(arguments)["overrides"]:
+        override = parsed([argument])[0]
+        is_group = "/" in override.key_or_group or (CONF / override.key_or_group).is_dir()
+        if is_group and not override.is_delete() and (names := chosen_names(override)):
+            found.append(f"{argument.partition('=')[0]}={names[0]}")
+    return found
 
 
 def options(group: str) -> list[str]:
@@ -72,24 +80,20 @@ def _check_hydra(override: Override, argument: str) -> None:
             f"{what} is no option of a run; of Hydra's own hydra.mode, hydra.run.dir, hydra.verbose, hydra.sweeper.params, "
             f"hydra.launcher.OPTION, hydra/launcher and hydra/job_logging can be set; leave {argument} out"
         )
-    for choice in _choices(override) if key in HYDRA_GROUPS else ():
+    for choice in chosen_names(override) if key in HYDRA_GROUPS else ():
         if GROUP_NAME.fullmatch(choice) and choice not in HYDRA_GROUPS[key]:
             allowed = ", ".join(HYDRA_GROUPS[key])
             raise ConfigError(f"{key}={choice} is unknown; {key} is one of {allowed}; choose one of these")
 
 
-def _check_choice(group: str, choice: str) -> None:
-    if not GROUP_NAME.fullmatch(choice):
-        known = ", ".join(options(group))
-        raise ConfigError(
-            f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
-            f"{f'choose one of {known}' if known else f'{group} has none'}"
-        )
-
-
-def _choices(override: Override) -> Iterator[str]:
-    """Every name that an override of a group chooses; patterns choose among the names that there are."""
-    yield from (choice for choice in choices(override) if isinstance(choice, str) and choice != "")
+def _check_choices(group: str, choices: Iterable[str]) -> None:
+    for choice in choices:
+        if not GROUP_NAME.fullmatch(choice):
+            known = ", ".join(options(group))
+            raise ConfigError(
+                f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
+                f"{f'choose one of {known}' if known else f'{group} has none'}"
+            )
 
 
 def _refuse_flags(message: str) -> NoReturn:

@@ -7,17 +7,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.looking.reports import build_reports
 from runners.process.errors import ConfigError
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
 from runners.pruning.saved import save_pruned
+from runners.reporting.reports import build_reports
 from runners.results import Results, Table
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
@@ -90,14 +89,12 @@ def _write(results: Results, built: Built, values: Mapping[str, Any], folder: Pa
             declared[name] = {"by": list(table.by), "values": list(table.values)}
         rows = table.rows if isinstance(table, Table) else table
         about_all_criteria = {"criterion", "criterion_a"} & set(rows)
-        run_folder.write_table(folder, name, _with_columns(rows, own if about_all_criteria else own | pruning))
+        columns = own if about_all_criteria else own | pruning
+        added = {column: value for column, value in columns.items() if column not in rows}
+        run_folder.write_table(folder, name, rows.assign(**added))
     for name, figure in results.figures.items():
         run_folder.write_figure(folder, name, figure)
     for name, pruned in results.networks.items():
         save_pruned(folder / name, pruned, redacted(values["model"]))
     run_folder.write_text(folder, results.text)
     return declared
-
-
-def _with_columns(rows: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    return rows.assign(**{column: value for column, value in columns.items() if column not in rows})

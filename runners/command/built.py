@@ -16,14 +16,14 @@ from torch import nn
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
-from runners.process.errors import ConfigError, UserError, is_out_of_memory
+from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
 from runners.storage.fingerprints import remembered
-from runners.storage.stages import Stages
+from runners.storage.stages import Stages, Watch, unwatched
 from runners.storage.store import Store
 from runners.storage.weights import load_weights
 from runners.training.engine import Engine, cuda_graph
@@ -31,7 +31,7 @@ from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
 from runners.training.recipe import Recipe, check_recipe
 from runners.training.retrain import scratch_b
-from runners.training.tensorboard import Watch, tensorboard, unwatched
+from runners.training.tensorboard import tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +229,7 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; auto and cpu always work; "
-            "try device=cpu"
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; cpu always works; try device=cpu"
         )
     return device
 
@@ -275,9 +274,8 @@ def _instantiate(node: Any, what: str, *given: Any) -> Any:
         return instantiate(node, *given, _convert_="object")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [""])[0]
         if isinstance(cause, UserError) or is_out_of_memory(cause):
             raise cause from error
         raise ConfigError(
-            f"{what} cannot be built ({reason}); its arguments must fit {node.get('_target_')}; see its docstring"
+            f"{what} cannot be built ({first_line(cause)}); its arguments must fit; see {node.get('_target_')}"
         ) from error

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from runners.command.arguments import CONF
 from runners.command.limits import INSTEAD
-from runners.command.ranges import Range, like
+from runners.command.ranges import FUNCTION, Range, like, written_as
 from runners.command.signatures import OURS, signature
 from runners.process.errors import ConfigError
 from runners.storage.keys import RUNNER_BOOKKEEPING
@@ -60,7 +60,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     defaults = file("config.yaml")
     ranges = {key: allowed for target in TOP_LEVEL for key, allowed in _ranges(target).items()}
     for key in defaults.keys() - {"defaults", "hydra", "names", *MANY}:
-        _check_value(config, key, config[key], ranges.get(key) or _like(config, defaults[key]), defaults[key])
+        _check_value(key, config[key], ranges.get(key) or _like(config, defaults[key]), defaults[key])
     for section in MANY:
         _check_names(section, config[section])
     for path, node in _functions(config):
@@ -78,18 +78,18 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     """
     group = _group(path)
     if not isinstance(node, Mapping) or "_target_" not in node:
-        place = path if group == path else f"{group}@{path}"
-        raise ConfigError(f"{path}={node} is a value where a group is needed; options are files; try {place}={_said(node)}")
+        raise _no_group(path, node)
     target = str(node["_target_"])
     written, files = signature(target), defaults_of(group, target)
     if written is None and target.split(".")[0] in OURS:
         raise ConfigError(f"{path}._target_={target} names no function that is there; see the files of conf/{group}; mend it")
-    options = _options(target)
+    options = _ranges(target) | _ranges(INSTEAD.get(target, ""))
     if path == "runner":  # its other arguments are built for it
         options = {key: options[key] for key in options.keys() & files.keys()}
+    general: dict[str, Range | None] = {}
     if path == "dataset":
         options = _ranges(COMMON) | options
-        options |= {key: allowed for key, allowed in _ranges(DATASET).items() if key in options}
+        general = {key: allowed for key, allowed in _ranges(DATASET).items() if key in options}
     inside = {folder.name for folder in (CONF / group).glob("*/")}  # groups of functions network -> network
     known = options.keys() | inside | HYDRAS | NO_ARGUMENTS
     if written and not written.takes_any and (unknown := sorted(set(node) - known)):
@@ -98,8 +98,18 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
             f"leave +{path}.{unknown[0]} out"
         )
     for key, value in node.items():
-        if key not in HYDRAS and not (isinstance(value, Mapping) and "_target_" in value):
-            _check_value(config, f"{path}.{key}", value, options.get(key) or _like(config, files.get(key)), files.get(key))
+        if key in HYDRAS or (isinstance(value, Mapping) and "_target_" in value):
+            continue
+        if options.get(key) is FUNCTION:
+            raise _no_group(f"{path}.{key}", value)
+        for allowed in (options.get(key) or _like(config, files.get(key)), general.get(key)):
+            _check_value(f"{path}.{key}", value, allowed, files.get(key))
+
+
+def _no_group(path: str, value: Any) -> ConfigError:
+    group = _group(path)
+    place = path if group == path else f"{group}@{path}"
+    return ConfigError(f"{path}={value} is a value where a group is needed; options are files; try {place}={written_as(value)}")
 
 
 def _functions(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -126,20 +136,15 @@ def _group(path: str) -> str:
     return nested if (CONF / nested).is_dir() else path.rpartition(".")[2]
 
 
-def _options(target: str) -> dict[str, Range | None]:
-    """The options of a function, by our words where there are some."""
-    return _ranges(target) | _ranges(INSTEAD.get(target, ""))
-
-
 def _ranges(target: str) -> dict[str, Range | None]:
     found = signature(target)
     return dict(found.options) if found else {}
 
 
-def _check_value(config: Mapping[str, Any], key: str, value: Any, allowed: Range | None, default: Any) -> None:
+def _check_value(key: str, value: Any, allowed: Range | None, default: Any) -> None:
     if allowed and not allowed.right(value):
         plain = default is not None and not (isinstance(default, str) and "?" in default or "${" in str(default))
-        way_out = f"try {key}={_said(default)}" if plain else f"leave {key} out"
+        way_out = f"try {key}={written_as(default)}" if plain else f"leave {key} out"
         raise ConfigError(f"{key}={'' if value is None else value} cannot be used; it is {allowed.words}; {way_out}")
 
 
@@ -177,15 +182,9 @@ def file(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
 
 
-def _said(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
 def _check_names(section: str, named: Any) -> None:
     """These names become names of files, and cells of tables."""
     if not isinstance(named, Mapping):
         raise ConfigError(f"{section}={named} cannot be used; it maps names to functions; try {section}.NAME=...")
     if wrong := [str(name) for name in named if not re.fullmatch(r"[A-Za-z_]\w{0,63}", str(name), re.ASCII)]:
-        raise ConfigError(
-            f"{section} has the name {wrong[0]!r}, which cannot be used; names are made of letters, digits and '_'; rename it"
-        )
+        raise ConfigError(f"{section} has the name {wrong[0]!r}; names are made of letters, digits and '_'; rename it")

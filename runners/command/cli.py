@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from runners.command.arguments import CONF, check_arguments
+from runners.command.arguments import CONF, check_arguments, chosen_files, options
 from runners.command.gate import resolved
 from runners.command.summary import summary
 from runners.command.watchdog import watched
@@ -32,10 +32,10 @@ from runners.process.errors import (
     ResourceError,
     UserError,
     error_line,
+    first_line,
     is_out_of_memory,
     user_error_behind,
 )
-from runners.process.hydra_private import written
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
 from runners.storage.keys import FIRST_NAMES, run_name
@@ -75,7 +75,7 @@ def main(root: Path) -> int:
         if "debug=true" in sys.argv:
             traceback.print_exception(error)
         return _fail(
-            f"{type(error).__name__}: {_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
+            f"{type(error).__name__}: {first_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
         )
     failed = [code for code in codes if code]
     for stopped in (INTERRUPTED, Preempted.exit_code):
@@ -121,7 +121,7 @@ def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Pat
             advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
         advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
-        return _give_up(folder, error, f"{type(error).__name__}: {_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
+        return _give_up(folder, error, f"{type(error).__name__}: {first_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
 
 
 def _listen() -> None:
@@ -139,15 +139,18 @@ def _listen() -> None:
 
 
 def _finished(config: DictConfig, folder: Path) -> int:
-    """Makes the reports of a finished run and shows it."""
+    """Makes the reports of a finished run and shows it, with what they say of printed numbers."""
+    verdicts = ""
     if config.reports:
-        from runners.looking.reports import build_reports, report_on_run
+        from runners.reporting.reports import build_reports, report_on_run
 
         try:
-            report_on_run(folder, build_reports(resolved(config)["reports"]))
+            verdicts = report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
             return _fail(str(error), error.exit_code)
     print(summary(folder))
+    if verdicts:
+        print(f"\n{verdicts}\n")
     print(folder, flush=True)
     return 0
 
@@ -170,10 +173,6 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
 def explain(error: Exception) -> str:
     """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
     if ours := user_error_behind(error):
@@ -190,14 +189,20 @@ def explain(error: Exception) -> str:
         given = found.group(1)
         if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
             return f"{given} is no option any more; it is called {now} now; try {now}=..."
-        return f"{given} is no option; --help and --cfg job show all; {_nearest('', given, _known_keys())}"
+        if names := options(given.replace(".", "/")):
+            way_out = f"{given.replace('.', '/')}={names[0]}"
+            return f"{given} is a group, whose options are files; it is one of {', '.join(names)}; try {way_out}"
+        known, section = _known_keys(sys.argv[1:]), given.rpartition(".")[0]
+        inside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+        allowed = f"{section} takes {', '.join(inside) or 'none'}" if section in known else "--help and --cfg job show all"
+        return f"{given} is no option; {allowed}; {_nearest('', given, known)}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
     if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
         key, value = found.groups()
         advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
         return f"{key}={value} cannot be read; {advice}"
-    return f"{_line(error)}; overrides look like key=value; --help shows examples"
+    return f"{first_line(error)}; overrides look like key=value; --help shows examples"
 
 
 def _nearest(prefix: str, given: str, names: list[str]) -> str:
@@ -207,22 +212,22 @@ def _nearest(prefix: str, given: str, names: list[str]) -> str:
     return f"did you mean {' or '.join(prefix + name for name in near)}?" if near else "check the spelling"
 
 
-def _known_keys() -> list[str]:
-    """Every dotted key of the default config."""
+def _known_keys(arguments: list[str]) -> list[str]:
+    """Every dotted key of the config with the files that the command line chooses, without those that Hydra reads."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _keys(compose("config"))
+        return [
+            key for key in _keys(OmegaConf.to_container(compose("config", chosen_files(arguments)))) if not key.endswith("_")
+        ]
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
     found: list[str] = []
-    for key in config:
+    for key, value in config.items():
         found.append(f"{prefix}{key}")
-        if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
-            node = written(config, key)
-            if OmegaConf.is_dict(node):
-                found += _keys(node, f"{prefix}{key}.")
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{key}.")
     return found

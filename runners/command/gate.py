@@ -1,4 +1,4 @@
-"""What can be wrong with a config, found before torch is imported and before anything is written."""
+"""The gate: faults of a config are found before torch is imported and before anything is written."""
 
 import os
 import stat
@@ -17,11 +17,10 @@ from runners.command.arguments import check_overrides
 from runners.command.checks import check_config, file
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
-from runners.process.errors import ConfigError, ResourceError, UserError, error_line, user_error_behind
+from runners.process.errors import ConfigError, ResourceError, UserError, error_line, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
-from runners.sweeping.job import Job
-from runners.sweeping.jobs import unfolded, value_of, varied
+from runners.sweeping.job import Job, unfolded, value_of, varied
 from runners.sweeping.pool import SOURCES
 
 # The jobs of the sweep that this process has begun.
@@ -65,9 +64,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         if ours := user_error_behind(error):
             raise ours from error
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{error.full_key or 'the config'} has no value ({reason}); every option needs one; give it on the command line"
+            f"{error.full_key or 'the config'} has no value ({first_line(error)}); every option needs one; give it"
         ) from error
 
 
@@ -182,8 +180,7 @@ def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
     """
     if len(os.fsencode(folder.name)) > NAME_BYTES:
         raise ConfigError(
-            f"the run folder's name {folder.name[:60]}... has {len(os.fsencode(folder.name))} bytes; {NAME_BYTES} are allowed; "
-            "choose shorter names"
+            f"{folder.name[:60]}... has {len(os.fsencode(folder.name))} bytes; {NAME_BYTES} are allowed; choose shorter names"
         )
     place = folder.parent.resolve() / folder.name
     if folder.name == ".." or outputs.resolve() not in place.parents or store.resolve() in (place, *place.parents):
@@ -193,9 +190,7 @@ def check_run_folder(folder: Path, outputs: Path, store: Path) -> None:
         )
     links = [folder] if folder.is_symlink() else [path for path in folder.glob("*") if path.is_symlink()]
     if links:
-        raise ResourceError(
-            f"{links[0]} is a symbolic link; a run writes nothing through one; remove it, or choose outputs=DIR"
-        )
+        raise ResourceError(f"{links[0]} is a symbolic link; a run follows none; remove it, or choose outputs=DIR")
 
 
 def check_private(store: Path) -> None:
@@ -230,6 +225,5 @@ def check_writable(key: str, folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ResourceError(
-            f"{key}={folder} cannot be written ({error.strerror}); it must be a folder that takes files; choose another "
-            f"with {key}=DIR"
+            f"{key}={folder} cannot be written ({error.strerror}); it must take files; choose {key}=DIR"
         ) from error

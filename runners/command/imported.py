@@ -1,4 +1,4 @@
-"""Importing this imports all that runs do, some of which they ask for late; no GPU is touched."""
+"""Imports all that runs do, some of which they ask for late; `sweeping.warm` preloads it, and says what that saves."""
 
 import logging
 
@@ -13,5 +13,4 @@ import torchvision  # noqa: E402, F401
 
 import runners.command.build  # noqa: E402, F401
 import runners.command.cli  # noqa: E402, F401
-import runners.command.summary  # noqa: E402, F401
 import runners.one_shot  # noqa: E402, F401

@@ -19,10 +19,7 @@ def check_launcher(launcher: Mapping[str, Any], device: Any, *, detach: Any) -> 
     slots, slurm = "per_device" in launcher, "partition" in launcher
     if (slots or slurm) and str(device).startswith("cuda:"):
         how = f"hydra.launcher.devices=[{str(device).removeprefix('cuda:')}]" if slots else "device=cuda"
-        raise ConfigError(
-            f"device={device}: the jobs of a sweep are given their GPUs, and each sees one; auto, cpu or cuda are allowed; "
-            f"try {how}"
-        )
+        raise ConfigError(f"device={device}: each job of a sweep sees one GPU; auto, cpu or cuda are allowed; try {how}")
     if slurm:
         _check_slurm(launcher)
     elif detach:

@@ -12,8 +12,6 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen, doc
 Seed = Annotated[int, Ge(0), Le(9223372036854775807), doc("a whole number from 0 to 2^63 - 1")]
 # Part of a run folder's name; a path or an address could fetch code.
 PlainName = Annotated[str, re.compile(r"\w[\w.-]{0,99}"), doc("a network's name of letters, digits, '_', '.' and '-'")]
-
-
 Share = Annotated[float, Ge(0), Lt(1)]
 Layer = str | Annotated[int, Ge(1)]
 

@@ -19,7 +19,7 @@ def look(values: Mapping[str, Any]) -> Seen:
     runner = get_method(values["runner"]["_target_"])
     options = {**values, **values["runner"], "sweep": values["sweep"] or experiment(values)}
     if "reports" in inspect.signature(runner).parameters:
-        from runners.looking.reports import build_reports  # brings pandas in
+        from runners.reporting.reports import build_reports  # brings pandas in
 
         options["reports"] = build_reports(values["reports"])
     return call(runner, options)

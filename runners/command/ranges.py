@@ -44,15 +44,28 @@ LIMITS: Mapping[str, Callable[[Any, Any], bool]] = {
     "MinLen": lambda value, limit: len(value) >= limit,
     "MaxLen": lambda value, limit: len(value) <= limit,
 }
+BOUNDS: Mapping[tuple[str, str], str] = {
+    ("", ""): "",
+    ("Ge", ""): " from {0} on",
+    ("Gt", ""): " above {0}",
+    ("", "Le"): " up to {1}",
+    ("", "Lt"): " below {1}",
+    ("Ge", "Le"): " from {0} to {1}",
+    ("Ge", "Lt"): " from {0} up to but not {1}",
+    ("Gt", "Le"): " above {0} up to {1}",
+    ("Gt", "Lt"): " above {0} and below {1}",
+}
 
 
 def one_of(choices: Sequence[Any]) -> Range:
     """One of the choices, of its own type: 1 is not true."""
-    return Range(lambda value: any(value == each and type(value) is type(each) for each in choices), _or(map(_said, choices)))
+    return Range(
+        lambda value: any(value == each and type(value) is type(each) for each in choices), _or(map(written_as, choices))
+    )
 
 
 def either(ranges: Sequence[Range]) -> Range:
-    """What one of the ranges has."""
+    """Values that are in one of the ranges."""
     return Range(lambda value: any(each.right(value) for each in ranges), ", or ".join(each.words for each in ranges))
 
 
@@ -97,26 +110,15 @@ def like(default: Any) -> Range | None:
 
 def _limits(limits: Mapping[str, Any]) -> str:
     """Limits in words: ` from 0 up to but not 1`."""
-    low = f" from {limits['Ge']}" if "Ge" in limits else f" above {limits['Gt']}" if "Gt" in limits else ""
-    if "Le" in limits:
-        high = f" to {limits['Le']}" if "Ge" in limits else f" up to {limits['Le']}"
-    elif "Lt" in limits:
-        high = (
-            f" up to but not {limits['Lt']}"
-            if "Ge" in limits
-            else f" and below {limits['Lt']}"
-            if low
-            else f" below {limits['Lt']}"
-        )
-    else:
-        high = " on" if "Ge" in limits else ""
+    low, high = (next((name for name in pair if name in limits), "") for pair in (("Ge", "Gt"), ("Le", "Lt")))
     lengths = [
         f", {word} {limits[name]} of them" for name, word in (("MinLen", "at least"), ("MaxLen", "at most")) if name in limits
     ]
-    return low + high + "".join(lengths)
+    return BOUNDS[low, high].format(limits.get(low), limits.get(high)) + "".join(lengths)
 
 
-def _said(value: Any) -> str:
+def written_as(value: Any) -> str:
+    """A value as YAML has it: `true`, not `True`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

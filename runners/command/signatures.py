@@ -14,23 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from runners.command.ranges import (
-    FUNCTION,
-    LIMITS,
-    LIST,
-    MAPPING,
-    NULL,
-    PLAIN,
-    Range,
-    either,
-    limited,
-    list_of,
-    mapping_of,
-    of_form,
-    one_of,
-)
+from runners.command import ranges
+from runners.command.ranges import LIMITS, LIST, MAPPING, PLAIN, Range
 
 ROOT = Path(__file__).parents[2]
 OURS = ("analysis", "criteria", "hydra_plugins", "models", "runners")
@@ -51,8 +38,7 @@ class Signature:
     takes_any: bool = False
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A definition, and the module whose names it uses."""
 
     node: ast.AST
@@ -62,16 +48,16 @@ class Found:
 @cache
 def signature(target: str) -> Signature | None:
     """The options of the function or class at a dotted path; None if no source says what is there."""
-    found = _find(target)
-    if found is None:
-        return None
-    if isinstance(found.node, ast.ClassDef):
-        return _of_class(found.node, found.module)
-    return _of_function(found.node, found.module) if isinstance(found.node, ast.FunctionDef) else None
+    match _find(target):
+        case (ast.ClassDef() as node, module):
+            return _of_class(node, module)
+        case (ast.FunctionDef() as node, module):
+            return _of_function(node, module)
+    return None
 
 
 def _of_class(node: ast.ClassDef, module: str) -> Signature:
-    """What `__init__` takes, or the fields of a dataclass and of the classes that it inherits from."""
+    """Options that `__init__` takes, or the fields of a dataclass and of the classes that it inherits from."""
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return _of_function(part, module)
@@ -104,10 +90,10 @@ def _range(node: ast.AST, module: str) -> Range | None:
     """The range that an annotation says."""
     match node:
         case ast.Constant(value=None):
-            return NULL
+            return ranges.NULL
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             parts = [_range(left, module), _range(right, module)]
-            return either([part for part in parts if part]) if all(parts) else None
+            return ranges.either([part for part in parts if part]) if all(parts) else None
         case ast.Subscript(value=value, slice=inner):
             arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             return _of_kind(_dotted(value, module), arguments, module)
@@ -123,9 +109,9 @@ def _range(node: ast.AST, module: str) -> Range | None:
 def _of_kind(kind: str, arguments: list[ast.expr], module: str) -> Range | None:
     """The range of `kind[arguments]`."""
     if kind == "typing.Literal":
-        return one_of([ast.literal_eval(argument) for argument in arguments])
+        return ranges.one_of([ast.literal_eval(argument) for argument in arguments])
     if kind == "collections.abc.Callable":
-        return FUNCTION
+        return ranges.FUNCTION
     parts = [_range(argument, module) for argument in arguments if ast.unparse(argument) != "..."]
     if kind == "typing.Annotated":
         return parts[0] and _annotated(parts[0], arguments[1:], module)
@@ -133,8 +119,8 @@ def _of_kind(kind: str, arguments: list[ast.expr], module: str) -> Range | None:
         return None
     known = [part for part in parts if part]
     if kind in LISTS:
-        return list_of(known[0])
-    return mapping_of(*known) if kind in MAPPINGS else None
+        return ranges.list_of(known[0])
+    return ranges.mapping_of(*known) if kind in MAPPINGS else None
 
 
 def _annotated(base: Range, metadata: list[ast.expr], module: str) -> Range:
@@ -153,7 +139,7 @@ def _annotated(base: Range, metadata: list[ast.expr], module: str) -> Range:
             limits |= dict(zip(("MinLen", "MaxLen"), values, strict=False))
         elif name in LIMITS:
             limits[name] = values[0]
-    found = limited(of_form(base, form) if form else base, limits)
+    found = ranges.limited(ranges.of_form(base, form) if form else base, limits)
     return Range(found.right, said) if said else found
 
 
@@ -183,7 +169,7 @@ def _dotted(node: ast.AST, module: str) -> str:
 
 @cache
 def _names(module: str) -> Mapping[str, ast.AST | str]:
-    """What the names of a module's top level are: definitions, values of assignments, and dotted paths of what is imported."""
+    """Meanings of a module's top-level names: definitions, values of assignments, dotted paths of what is imported."""
     path = _source(module)
     found: dict[str, ast.AST | str] = {}
     if path is None:

@@ -1,1 +1,1 @@
-"""What goes in: data sets, resident on the device."""
+"""Data sets, resident on the device or streamed from files."""

@@ -35,7 +35,7 @@ def image_folders(
         DataError: no such folders, or not the same classes in both.
     """
     views = (image_size, resize, crop_scale, num_workers)
-    parts = _files(_folder(data_root, train), *views), _files(_folder(data_root, test), *views)
+    parts = _files(data_root, train, *views), _files(data_root, test, *views)
     classes = [sorted({name.partition("/")[0] for name in part.names}) for part in parts]
     if classes[0] != classes[1]:
         raise DataError(
@@ -65,22 +65,21 @@ def image_folder(
     Raises:
         DataError: no such folder.
     """
-    found = _files(_folder(data_root, folder), image_size, resize, crop_scale, num_workers)
+    found = _files(data_root, folder, image_size, resize, crop_scale, num_workers)
     order = permutation(len(found.names), fold(seed, *b"test"))
     n_test = round(len(order) * test_share)
     return Raw(found.take(order[n_test:].sort().values), found.take(order[:n_test].sort().values))
 
 
-def _folder(data_root: str | None, name: str) -> Path:
+def _files(
+    data_root: str | None, name: str, image_size: int, resize: int, crop_scale: tuple[float, float] | None, num_workers: int
+) -> Files:
     if data_root is None or not (Path(data_root) / name).is_dir():
         raise DataError(
             f"data_root={'null' if data_root is None else data_root} has no folder {name!r}; image folders are not downloaded; "
             "give the folder above it with data_root=DIR"
         )
-    return Path(data_root) / name
-
-
-def _files(root: Path, image_size: int, resize: int, crop_scale: tuple[float, float] | None, num_workers: int) -> Files:
+    root = Path(data_root) / name
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     found = [
         (f"{folder.name}/{path.name}", label)

@@ -26,9 +26,7 @@ def mnist(*, data_root: str | None) -> Raw:
         DataError: no such files, or files with another checksum.
     """
     if data_root is None:
-        raise DataError(
-            "data_root=null; MNIST is not downloaded; give the folder above torchvision's MNIST/raw as data_root=DIR"
-        )
+        raise DataError("data_root=null; MNIST is not downloaded; give the folder above MNIST/raw as data_root=DIR")
     root = Path(data_root)
     check_files(FILES, root)
     return Raw(_read(root, train=True), _read(root, train=False), tuple(root / name for name in FILES))

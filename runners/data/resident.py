@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runners.data.counter import fold, permutation, random_integers
+from runners.data.source import Batch
 from runners.process.interruption import beat
 
-Batch = tuple[Float[Tensor, "images channels h w"], Int64[Tensor, " images"]]
 Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
 
 
@@ -83,6 +83,7 @@ class Images:
 class ResidentSteps:
     """Training batches of resident images: the order and random words of an epoch, in tensors that stay where they are.
 
+    The three words are those of crops (down, right) and of mirror images.
     A captured step knows only the places of tensors, so `begin` writes into them, and `draw` counts its steps in one.
     """
 
@@ -94,13 +95,12 @@ class ResidentSteps:
     @property
     def sizes(self) -> list[int]:
         """Images of every step of an epoch; the last may have fewer."""
-        full, rest = divmod(len(self.order), self.batch_size)
-        return [self.batch_size] * full + [rest] * (rest > 0)
+        return step_sizes(len(self.order), self.batch_size)
 
     def begin(self, epoch: int, *, position: int) -> None:
         """Starts an epoch of which `position` steps are finished."""
         self.order.copy_(epoch_order(len(self.order), self.stream, epoch, self.order.device))
-        self.words.copy_(epoch_words(self.stream, epoch))
+        self.words.copy_(torch.tensor([fold(fold(self.stream, epoch), which) for which in (1, 2, 3)]))
         self.position.fill_(position)
 
     def load(self) -> None:
@@ -119,9 +119,10 @@ def epoch_order(n_images: int, seed: int, epoch: int, device: torch.device) -> I
     return permutation(n_images, fold(seed, epoch), 0, device=device)
 
 
-def epoch_words(seed: int, epoch: int) -> Int64[Tensor, " 3"]:
-    """The random words from which an epoch's crops (down, right) and mirror images are drawn."""
-    return torch.tensor([fold(fold(seed, epoch), which) for which in (1, 2, 3)])
+def step_sizes(n_images: int, batch_size: int) -> list[int]:
+    """The number of images of every step of an epoch."""
+    full, rest = divmod(n_images, batch_size)
+    return [batch_size] * full + [rest] * (rest > 0)
 
 
 def all_runs(flat: UInt8[Tensor, " bytes"], length: int) -> UInt8[Tensor, "runs length"]:

@@ -1,4 +1,4 @@
-"""What a data set looks like to those who train on it and measure with it, wherever its images lie."""
+"""The interface of a split of a data set to training and measuring, wherever its images lie."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol

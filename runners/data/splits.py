@@ -109,16 +109,14 @@ def make_splits(
         _check(name, part, num_classes, channels)
     if not len(mean) == len(std) == channels:
         raise DataError(
-            f"dataset.mean has {len(mean)} and dataset.std {len(std)} values for {channels} channels; each needs one a "
-            "channel; give as many"
+            f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; {channels} channels need one each; give as many"
         )
     drawn = replace(raw.train, labels=_with_random(raw.train.labels, random_labels, num_classes, seed))
     train, test = (_source(part, tuple(mean), tuple(std), crop_padding, flip) for part in (drawn, raw.test))
     n_score = int(len(train) * Decimal(str(score_share)))
     if n_score < 2:
         raise DataError(
-            f"dataset.score_share={score_share} of {len(train):,} training images is {n_score}; at least two must score; "
-            "choose a larger share"
+            f"dataset.score_share={score_share} of {len(train):,} images is {n_score}; at least two must score; enlarge it"
         )
     return Splits(train, train.take(permutation(len(train), seed)[:n_score].sort().values), test, raw.read)
 
@@ -130,7 +128,7 @@ def _source(
         return Images(part.pixels, part.labels, mean, std, crop_padding, flip)
     if crop_padding:
         raise ConfigError(
-            f"dataset.crop_padding={crop_padding} is of images in memory; files are cropped by dataset.crop_scale; leave it out"
+            f"dataset.crop_padding={crop_padding} is for images in memory; files have dataset.crop_scale; leave it out"
         )
     return Streamed(part, part.labels, mean, std, flip)
 
@@ -155,6 +153,5 @@ def _check(name: str, part: Pixels | Files, num_classes: int, channels: int) -> 
         )
     if part.channels != channels:
         raise DataError(
-            f"the {name} images have {part.channels} channels and dataset.channels={channels}; they must agree; "
-            "set dataset.channels to what the files hold"
+            f"the {name} images have {part.channels} channels; dataset.channels={channels} must agree; set it to theirs"
         )

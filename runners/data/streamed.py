@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 
 from runners.data.counter import fold
 from runners.data.raw import Files
-from runners.data.resident import epoch_order
+from runners.data.resident import epoch_order, step_sizes
 from runners.data.source import Batch
-from runners.process.errors import DataError, ResourceError
+from runners.process.errors import DataError, ResourceError, first_line
 from runners.process.interruption import beat
 
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it of files that are no images
@@ -38,7 +38,7 @@ class Streamed:
     flip: bool = False
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.files.names)
 
     def to(self, device: torch.device) -> "Streamed":
@@ -102,8 +102,7 @@ class StreamedSteps:
     @property
     def sizes(self) -> Sequence[int]:
         """Images of every step of an epoch; the last may have fewer."""
-        full, rest = divmod(len(self.source), self.batch_size)
-        return [self.batch_size] * full + [rest] * (rest > 0)
+        return step_sizes(len(self.source), self.batch_size)
 
     def begin(self, epoch: int, *, position: int) -> None:
         """Starts an epoch of which `position` steps are finished; their images are not decoded."""
@@ -189,10 +188,9 @@ def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memor
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            reason = str(error).splitlines()[0].rstrip(".")
             raise ResourceError(
-                f"the images could not be read ({reason}); each worker needs memory, some of it in /dev/shm; try "
-                f"dataset.num_workers={num_workers // 2}"
+                f"the images could not be read ({first_line(error).rstrip('.')}); each worker needs memory, some of it in "
+                f"/dev/shm; try dataset.num_workers={num_workers // 2}"
             ) from error
         if found is None:
             return

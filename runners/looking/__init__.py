@@ -1,1 +1,1 @@
-"""Runners that look at runs that are there: status and report of a sweep, and the fitness of this machine."""
+"""Runners that look at runs that are there: status of a sweep, and the fitness of this machine."""

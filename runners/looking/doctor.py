@@ -10,12 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from runners.looking.seen import Finding, Seen, Verdict
-from runners.process.errors import ResourceError, StoreError
+from runners.looking.seen import Seen
+from runners.process.errors import ResourceError, StoreError, first_line, some
 from runners.storage.files import write_atomic
 from runners.storage.locks import file_system
 from runners.storage.store import Store, is_whole
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "hydra-core", "filelock")
 SHOWN = 3
 LOW_GB = 5
+Verdict = Literal["ok", "warning", "failed"]
+VERDICTS: tuple[Verdict, ...] = ("ok", "warning", "failed")
 # Takes the lock, says so, and keeps it for a minute.
 HOLD = """
 import sys, time
@@ -33,6 +36,13 @@ with Locks(Path(sys.argv[1]), sys.argv[2]).held("doctor", "probe", unless=lambda
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+class Finding(NamedTuple):
+    """The verdict on a thing that was checked, and one line about it."""
+
+    verdict: Verdict
+    line: str
 
 
 def run(*, store: str, outputs: str, data_root: str | None, device: str, verify: bool, lock: str) -> Seen:
@@ -51,30 +61,29 @@ def run(*, store: str, outputs: str, data_root: str | None, device: str, verify:
         "slurm": slurm,
         **({"stored results": lambda: verified(Path(store))} if verify else {}),
     }
-    found = [_checked(what, check) for what, check in checks.items()]
-    width = max(len(finding.what) for finding in found)
-    lines = [f"{finding.verdict:<8} {finding.what:<{width}}  {finding.line}" for finding in found]
-    return Seen("\n".join([*lines, f"verdict: {worst(found)}"]), ResourceError.exit_code if worst(found) == "failed" else 0)
+    found = {what: _checked(check) for what, check in checks.items()}
+    width, verdict = max(map(len, found)), worst(found.values())
+    lines = [f"{finding.verdict:<8} {what:<{width}}  {finding.line}" for what, finding in found.items()]
+    return Seen("\n".join([*lines, f"verdict: {verdict}"]), ResourceError.exit_code if verdict == "failed" else 0)
 
 
-def worst(found: list[Finding]) -> Verdict:
+def worst(found: Iterable[Finding]) -> Verdict:
     """The worst verdict of all findings."""
-    order: tuple[Verdict, ...] = ("ok", "warning", "failed")
-    return order[max((order.index(finding.verdict) for finding in found), default=0)]
+    return max(found, key=lambda finding: VERDICTS.index(finding.verdict), default=Finding("ok", "")).verdict
 
 
-def _checked(what: str, check: Callable[[], Finding]) -> Finding:
+def _checked(check: Callable[[], Finding]) -> Finding:
     """A check's finding, or that it broke; the other checks go on."""
     try:
         return check()
     except Exception as error:
-        return Finding(what, "failed", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+        return Finding("failed", f"{type(error).__name__}: {first_line(error)}")
 
 
 def versions() -> Finding:
     """The versions of Python and of the packages that numbers depend on."""
     found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return Finding("versions", "ok", f"Python {sys.version.split()[0]}, {found}")
+    return Finding("ok", f"Python {sys.version.split()[0]}, {found}")
 
 
 def takes_files(what: str, folder: Path) -> Finding:
@@ -90,31 +99,31 @@ def takes_files(what: str, folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     about = f"{folder} on {file_system(folder) or 'an unknown file system'}, {free:.1f} GB free"
     if not replaced:
-        return Finding(what, "failed", f"{about}; renaming onto a file does not replace it; choose another {what}=DIR")
+        return Finding("failed", f"{about}; renaming onto a file does not replace it; choose another {what}=DIR")
     if free < LOW_GB:
-        return Finding(what, "warning", f"{about}; less than {LOW_GB} GB")
-    return Finding(what, "ok", about)
+        return Finding("warning", f"{about}; less than {LOW_GB} GB")
+    return Finding("ok", about)
 
 
 def excludes(store: Path, choice: str) -> Finding:
     """Lets two processes ask for one lock: the second has to wait, and to go on as soon as the first is killed."""
     if choice == "none":
-        return Finding("lock", "warning", "lock=none: two runs that need the same network both train it")
+        return Finding("warning", "lock=none: two runs that need the same network both train it")
     folder = store / "locks"
     processes = [_hold(folder, choice)]
     try:
         if not _says_held(processes[0], 4):
-            return Finding("lock", "warning", f"no lock can be taken in {folder}; runs may train the same network twice")
+            return Finding("warning", f"no lock can be taken in {folder}; runs may train the same network twice")
         kind = next((path.suffix[1:] for path in folder.glob("doctor-probe.*") if path.suffix != ".json"), "no lock")
         processes.append(_hold(folder, choice))
         if _says_held(processes[1], 1.5):
             advice = "results stay right, but work is done twice; try another lock="
-            return Finding("lock", "warning", f"{kind} does not keep two processes apart in {folder}; {advice}")
+            return Finding("warning", f"{kind} does not keep two processes apart in {folder}; {advice}")
         processes[0].send_signal(signal.SIGKILL)
         processes[0].wait()
         if not _says_held(processes[1], 4):
-            return Finding("lock", "warning", f"{kind}: the lock of a killed process is not free after 4 s")
-        return Finding("lock", "ok", f"{kind}: of two processes one waits, and goes on when the other is killed")
+            return Finding("warning", f"{kind}: the lock of a killed process is not free after 4 s")
+        return Finding("ok", f"{kind}: of two processes one waits, and goes on when the other is killed")
     finally:
         for process in processes:
             process.kill()
@@ -140,18 +149,18 @@ def devices(device: str) -> Finding:
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= len(names):
-        return Finding("devices", "failed", f"device={device}, and torch sees {len(names)} CUDA devices; try device=cpu")
+        return Finding("failed", f"device={device}, and torch sees {len(names)} CUDA devices; try device=cpu")
     if not names:
-        return Finding("devices", "ok", f"no CUDA device; the CPU with {torch.get_num_threads()} threads")
+        return Finding("ok", f"no CUDA device; the CPU with {torch.get_num_threads()} threads")
     bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
-    return Finding("devices", "ok", f"{len(names)} x {', '.join(sorted(set(names)))}, {bf16}; CUDA {torch.version.cuda}")
+    return Finding("ok", f"{len(names)} x {', '.join(sorted(set(names)))}, {bf16}; CUDA {torch.version.cuda}")
 
 
 def data(data_root: Path | None) -> Finding:
     """Compares CIFAR-10's files with the published checksums."""
     if data_root is None:
         about = "data_root=null: CIFAR-10 is downloaded by the run that needs it; nodes may have no network"
-        return Finding("data", "ok", about)
+        return Finding("ok", about)
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -160,18 +169,18 @@ def data(data_root: Path | None) -> Finding:
     files[str(CIFAR10.meta["filename"])] = str(CIFAR10.meta["md5"])
     wrong = [name for name, md5 in files.items() if not check_integrity(str(folder / name), md5)]
     if wrong:
-        return Finding("data", "failed", f"{folder}: missing or not as published: {_some(wrong)}; download it again")
-    return Finding("data", "ok", f"{folder}: all {len(files)} files have the published checksums")
+        return Finding("failed", f"{folder}: missing or not as published: {some(wrong, SHOWN)}; download it again")
+    return Finding("ok", f"{folder}: all {len(files)} files have the published checksums")
 
 
 def slurm() -> Finding:
     """Asks Slurm and its accounting, which have two seconds to answer."""
     if not shutil.which("sinfo"):
-        return Finding("slurm", "ok", "no Slurm here; sweeps run on this machine's own devices")
+        return Finding("ok", "no Slurm here; sweeps run on this machine's own devices")
     silent = [command[0] for command in (["sinfo", "-h"], ["sacct", "-n", "-X"]) if not _answers(command)]
     if silent:
-        return Finding("slurm", "warning", f"{' and '.join(silent)} did not answer within 2 s; jobs may still run")
-    return Finding("slurm", "ok", "sinfo and sacct answer")
+        return Finding("warning", f"{' and '.join(silent)} did not answer within 2 s; jobs may still run")
+    return Finding("ok", "sinfo and sacct answer")
 
 
 def _answers(command: list[str]) -> bool:
@@ -187,8 +196,8 @@ def verified(store: Path) -> Finding:
     wrong = [f"{entry.parent.parent.name} {entry.name[:10]}" for entry in entries if not _whole(entry)]
     if wrong:
         advice = "the next run that needs one sets it aside and makes it anew"
-        return Finding("stored results", "failed", f"{len(wrong)} of {len(entries)} are damaged ({_some(wrong)}); {advice}")
-    return Finding("stored results", "ok", f"all {len(entries)} have their hashes")
+        return Finding("failed", f"{len(wrong)} of {len(entries)} are damaged ({some(wrong, SHOWN)}); {advice}")
+    return Finding("ok", f"all {len(entries)} have their hashes")
 
 
 def _whole(entry: Path) -> bool:
@@ -196,7 +205,3 @@ def _whole(entry: Path) -> bool:
         return is_whole(entry)
     except (OSError, StoreError):
         return False
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

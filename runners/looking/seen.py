@@ -1,9 +1,6 @@
 """Answers of runners that only look."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-Verdict = Literal["ok", "warning", "failed"]
+from typing import NamedTuple
 
 
 class Seen(NamedTuple):
@@ -11,12 +8,3 @@ class Seen(NamedTuple):
 
     text: str
     exit_code: int = 0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The thing that was checked, how it is, and one line about it."""
-
-    what: str
-    verdict: Verdict
-    line: str

@@ -13,15 +13,8 @@ from runners.looking.sweep import number, read_object, texts
 from runners.storage.folder import FACTS, STATUS, is_done
 from runners.sweeping.job import Job
 
-DONE, RUNNING, FAILED, STOPPED, LOST, DAMAGED, MISSING = STATES = (
-    "done",
-    "running",
-    "failed",
-    "stopped",
-    "lost",
-    "damaged",
-    "missing",
-)
+STATES = ("done", "running", "failed", "stopped", "lost", "damaged", "missing")
+DONE, RUNNING, FAILED, STOPPED, LOST, DAMAGED, MISSING = STATES
 RUN_LOG = "run.log"
 TAIL_BYTES = 16_384
 NEEDED_FACTS = {"code": dict, "versions": dict, "hardware": dict, "keys": dict, "seconds": dict, "seed": int}

@@ -7,7 +7,7 @@ from pathlib import Path
 from runners.looking.escapes import plain
 from runners.looking.seen import Seen
 from runners.looking.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, headline, last_lines, state_of
-from runners.looking.sweep import Sweep, find_sweep, read_sweep
+from runners.looking.sweep import find_sweep, read_sweep
 from runners.sweeping.job import Job
 
 EPOCH = re.compile(r"(\S+): epoch (\d+)/(\d+)\b.*?([\d:]+) left")
@@ -41,12 +41,8 @@ def status(sweep: Path) -> str:
     origin = f"Sweep {plain(str(sweep))}, started {plain(found.started)}"
     if all(state.name == DONE for state in states):
         return "\n".join([*lines, f"{origin}."])
-    return "\n".join([*lines, f"{origin}; {GOES_ON} with what is not done:", go_on(found)])
-
-
-def go_on(sweep: Sweep) -> str:
-    """The command of the sweep, as a shell takes it."""
-    return plain(shlex.join(["python", *sweep.command]))
+    command = plain(shlex.join(["python", *found.command]))
+    return "\n".join([*lines, f"{origin}; {GOES_ON} with what is not done:", command])
 
 
 def _note(job: Job, state: State) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
-from runners.process.errors import ConfigError
+from runners.process.errors import ConfigError, some
 from runners.storage.keys import canonical
 from runners.sweeping.job import Job
 from runners.sweeping.manifest import MANIFEST, SWEEPS, VERSION
@@ -69,9 +69,7 @@ def read_sweep(folder: Path) -> Sweep:
         found = read_object(path)
         version = found.get("version")
         if number(version) and version > VERSION:
-            raise ConfigError(
-                f"{path} is of version {version}; this Prunescope reads version {VERSION}; use the one that wrote it, or newer"
-            )
+            raise ConfigError(f"{path} is of version {version}; {VERSION} can be read; use a newer Prunescope")
         return _sweep(folder, found)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -140,9 +138,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _no_sweep(folder: Path, others: list[Path]) -> ConfigError:
-    listed = ", ".join(str(path) for path in others[:MOST_LISTED])
-    more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
-    advice = f"newest first, there are {listed}{more}" if others else "start one with --multirun"
+    there = f"newest first, there are {some([str(path) for path in others], MOST_LISTED)}"
+    advice = there if others else "start one with --multirun"
     return ConfigError(f"no sweep is in {folder}; the folder of a sweep holds {MANIFEST}; {advice}; give one as sweep=DIR")
 
 

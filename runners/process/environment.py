@@ -26,7 +26,5 @@ def variable(name: str, default: str | None = None) -> str | None:
         )
     found = os.environ.get(name, default)
     if found is None:
-        raise ConfigError(
-            f"the environment variable {name} is not set; the config refers to it; set it, or give a value instead"
-        )
+        raise ConfigError(f"environment variable {name} is not set; a config refers to it; set it, or give a value")
     return found

@@ -1,7 +1,9 @@
-"""Errors that a user can put right, each kind with its exit code; imported by every room, imports nothing.
+"""Errors that a user can put right, each kind with its exit code; imported by every room, imports nothing of ours.
 
 Every message is one line: what was given; what is allowed; the likely fix.
 """
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -42,6 +44,16 @@ class ResourceError(UserError):
 
 SOME_JOBS_FAILED = 7
 INTERRUPTED = 130
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and the number of the others: `a, b and 4 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def error_line(message: str) -> str:

@@ -35,10 +35,11 @@ def parsed(arguments: Iterable[str]) -> list[Override]:
     return OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
 
 
-def choices(override: Override) -> list[Any]:
-    """The values that an override gives a key, or a sweep runs through."""
+def chosen_names(override: Override) -> list[str]:
+    """The names that an override of a group chooses, or a sweep runs through; patterns choose among those that there are."""
     value: Any = override.value()
-    return list(value.list) if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    values = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, str) and each != ""]
 
 
 def unfolded(arguments: Iterable[str]) -> list[Overrides]:

@@ -1,7 +1,7 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, Removed
+from runners.tracing.walk import modules_by_name
 
 Kept = Bool[np.ndarray, " channels"]
 UNCHANGING = frozenset([bool, int, float, str, type(None)])
@@ -29,14 +30,14 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
         ConfigError: a filter that may not go, filters tied to it that would stay, or a grouped convolution whose groups
             would no longer be equal.
     """
-    modules = _modules(network)
+    modules = modules_by_name(network)
     keeps = _keeps(modules, channels, removed)
     # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
     memo: dict[int, Any] = {}
     for name, (inputs, outputs) in keeps.items():
         for value, part in _parts(modules[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
-    _copy_modules(network, memo)
+    _copy_modules(dict.fromkeys(modules.values()), memo)
     smaller = deepcopy(network, memo)
     for name, (inputs, outputs) in keeps.items():
         _set_widths(memo[id(modules[name])], int(inputs.sum()), int(outputs.sum()))
@@ -63,7 +64,7 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
     Raises:
         ConfigError: as `remove`.
     """
-    modules = _modules(network)
+    modules = modules_by_name(network)
     for name, (_, outputs) in _keeps(modules, channels, removed).items():
         module, gone = modules[name], torch.from_numpy(~outputs)
         if name not in channels.writes and not isinstance(module, _BatchNorm):
@@ -126,13 +127,9 @@ def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, remo
             )
 
 
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
-    return dict(network.named_modules(remove_duplicate=False))
-
-
-def _copy_modules(network: nn.Module, memo: dict[int, Any]) -> None:
+def _copy_modules(every: Iterable[nn.Module], memo: dict[int, Any]) -> None:
     """Copies modules into a memo: as deepcopy would, without its visit to each of their fifteen hook tables."""
-    modules = [module for module in network.modules() if _copies_plainly(type(module))]
+    modules = [module for module in every if _copies_plainly(type(module))]
     for module in modules:
         memo[id(module)] = module.__new__(type(module))
         for value in [*module._parameters.values(), *module._buffers.values()]:

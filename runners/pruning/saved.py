@@ -13,7 +13,7 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from runners.process.errors import StoreError
+from runners.process.errors import StoreError, first_line
 from runners.pruning.remove import remove
 from runners.storage.files import write_json
 from runners.storage.keys import digest, file_digest
@@ -87,7 +87,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
         smaller = remove(network, channels, _removed(plan["kept"], channels))
     except Exception as error:  # the plan is as it was written, so its factory makes another network than it did
         raise StoreError(
-            f"{folder / PLAN} does not fit what {plan['model']['_target_']} makes now ({str(error).splitlines()[0]}); the "
+            f"{folder / PLAN} does not fit what {plan['model']['_target_']} makes now ({first_line(error)}); the "
             "network must be as it was when the folder was written; use the versions that run.json names"
         ) from error
     load_weights(smaller, folder / WEIGHTS)
@@ -114,8 +114,7 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     for name in (PLAN, WEIGHTS):
         if not (folder / name).is_file():
             raise StoreError(
-                f"{folder} holds no pruned network ({name} is not there); a run leaves {PLAN} and {WEIGHTS} together; check "
-                "the path"
+                f"{folder} holds no pruned network ({name} is not there); it needs {PLAN} and {WEIGHTS}; check the path"
             )
     try:
         plan = json.loads((folder / PLAN).read_text())
@@ -126,19 +125,14 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     if not whole:
         raise _changed(folder / PLAN)
     if plan["format"] != FORMAT:
-        raise StoreError(
-            f"{folder / PLAN} has format {plan['format']}; this version reads format {FORMAT}; use the version that wrote it"
-        )
+        raise StoreError(f"{folder / PLAN} has format {plan['format']}; {FORMAT} is read; use the version that wrote it")
     if file_digest(folder / WEIGHTS) != plan["weights_sha256"]:
         raise _changed(folder / WEIGHTS)
     return plan
 
 
 def _changed(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} was changed after it was written (its hash differs); a pruned network is read only as it was saved; get the "
-        "folder again"
-    )
+    return StoreError(f"{path} was changed after it was written; its hash must be that in {PLAN}; get the folder again")
 
 
 def _build(folder: Path, model: Mapping[str, Any]) -> nn.Module:
@@ -159,7 +153,7 @@ def _build(folder: Path, model: Mapping[str, Any]) -> nn.Module:
             return network
     except Exception as error:  # what a foreign factory says against its arguments
         raise StoreError(
-            f"{folder / PLAN}: {model['_target_']} cannot make the network ({str(error).splitlines()[0]}); its arguments must "
+            f"{folder / PLAN}: {model['_target_']} cannot make the network ({first_line(error)}); its arguments must "
             "fit; use the versions that run.json names"
         ) from error
 

@@ -15,7 +15,7 @@ from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
 from runners.scoring.sites import changed_in_place, filters, find_sites
 from runners.tasks.classification import summed_loss
-from runners.tracing.channels import follow
+from runners.tracing.channels import eval_mode, follow
 
 Weight = Float[Tensor, "out *kernel"]
 
@@ -185,23 +185,17 @@ def _watchers(
 @contextmanager
 def _undisturbed(network: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[fx.GraphModule]:
     """The graph of the network in eval mode, its `weights` differentiable; both are put back as they were."""
-    modes = {module: module.training for module in network.modules()}
     frozen = [weight for weight in weights if not weight.requires_grad]
-    network.eval()
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        yield follow(network)
+        with eval_mode(network):
+            yield follow(network)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for weight in frozen:
             weight.requires_grad_(False)
 
 
 def _check(loss: Tensor) -> None:
     if not loss.isfinite():
-        raise NumericalError(
-            f"the loss over the scoring images is {float(loss)}; scores need numbers; train again, with a smaller learning "
-            "rate, or give other weights"
-        )
+        raise NumericalError(f"the loss over the scoring images is {float(loss)}; scores need numbers; lower the learning rate")

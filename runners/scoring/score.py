@@ -54,8 +54,7 @@ def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str
     for layer in channels.convolutions:
         if not channels.obstacle(layer) and find_batchnorm(traced, channels, layer) is None:
             raise ConfigError(
-                f"cannot prune {layer} by {chosen!r}: no BatchNorm reads its output; every layer to prune needs one; pick "
-                "another criterion or model"
+                f"cannot prune {layer} by {chosen!r}: no BatchNorm reads its output; each layer needs one; pick another"
             )
 
 
@@ -169,9 +168,7 @@ def _check_members(name: str, ensemble: Ensemble, criteria: Mapping[str, Ranking
 
 def _check_weights(network: nn.Module, layer: str) -> None:
     if not network.get_parameter(f"{layer}.weight").isfinite().all():
-        raise NumericalError(
-            f"layer {layer} has weights that are not finite; scores need numbers; train again or give other weights"
-        )
+        raise NumericalError(f"{layer} has weights that are not finite; scores need numbers; give other weights")
 
 
 def _check_scores(scores: np.ndarray, name: str, layer: str, n_filters: int) -> None:

@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from criteria.layer import BatchNorm, Site, filters_first
 from runners.tracing.channels import Channels, Groups, follow
-from runners.tracing.operations import IN_PLACE, SUMS
+from runners.tracing.operations import IN_PLACE, JOINS, SUMS
 
 ACTIVATIONS = frozenset(
     "relu relu6 leakyrelu prelu rrelu elu celu selu silu swish gelu gelutanh mish hardswish hardmish hardtanh tanh softsign "
@@ -18,7 +18,6 @@ ACTIVATIONS = frozenset(
 PASSES = frozenset(
     "identity dropout dropout1d dropout2d dropout3d alphadropout stochasticdepth droppath contiguous clone".split()
 )
-JOINS = frozenset("cat concat concatenate".split())
 Kind = Callable[[fx.Node], bool]
 
 

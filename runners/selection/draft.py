@@ -75,7 +75,5 @@ def _share(layers: tuple[str, ...], shares: Mapping[str, float]) -> float:
         )
     if len(set(given.values())) > 1:
         (a, low), (b, high) = (pick(given.items(), key=lambda item: item[1]) for pick in (min, max))
-        raise ConfigError(
-            f"ratio gives {a} {low:g} and {b} {high:g}, which are tied; tied layers lose one share; give both the same"
-        )
+        raise ConfigError(f"ratio gives {a} {low:g} and {b} {high:g}, but tied layers lose one share; give both the same")
     return given[layers[0]]

@@ -122,7 +122,6 @@ def _share(layer: str, claims: Sequence[tuple[int, str, float]]) -> float:
     for other_strength, other, other_share in claims:
         if other_strength == strength and other_share != share:
             raise ConfigError(
-                f"ratio gives {layer} the share {share} by {key!r} and {other_share} by {other!r}; one layer has one share; "
-                "name the layer itself"
+                f"ratio gives {layer} the share {share} by {key!r}, {other_share} by {other!r}; one is allowed; name the layer"
             )
     return share

@@ -74,19 +74,14 @@ def selection(plan: Plan, scores: UnitScores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SELECTION_COLUMNS)
 
 
-def removed_filters(selection: pd.DataFrame) -> Removed:
+def removed_filters(selection: pd.DataFrame, column: str = "removed") -> Removed:
     """Layer -> indices of the filters that go, out of a selection table."""
-    return _listed(selection, "removed")
+    return {layer: listed(numbers) for layer, numbers in zip(selection["layer"], selection[column], strict=True) if numbers}
 
 
 def masked_filters(selection: pd.DataFrame) -> Removed:
     """Layer -> indices of the filters that are only zeroed; a table stored before there were any has no such column."""
-    return _listed(selection, "masked") if "masked" in selection else {}
-
-
-def _listed(selection: pd.DataFrame, column: str) -> Removed:
-    pairs = zip(selection["layer"], selection[column], strict=True)
-    return {layer: listed(numbers) for layer, numbers in pairs if numbers}
+    return removed_filters(selection, "masked") if "masked" in selection else {}
 
 
 def listed(numbers: str) -> list[int]:
@@ -145,6 +140,4 @@ def _check(pool: Mapping[str, np.ndarray], criterion: str, layers: Sequence[str]
         )
     for layer in layers:
         if not np.isfinite(pool[layer]).all():
-            raise NumericalError(
-                f"criterion {criterion!r} gave scores for {layer} that are not finite; ranking needs numbers; pick another"
-            )
+            raise NumericalError(f"{criterion!r} gave {layer} scores that are not finite; ranking needs numbers; pick another")

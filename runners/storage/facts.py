@@ -21,7 +21,7 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
         "code": code(root),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+            "device": _name(device),
             "machine": platform.machine(),
             "system": platform.platform(),
             "threads": torch.get_num_threads(),
@@ -33,8 +33,7 @@ def facts(root: Path, device: torch.device) -> dict[str, Any]:
 def numerics(device: torch.device) -> str:
     """Numerics class, on which rounding depends: results of one class repeat bit for bit, others to within rounding."""
     cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
-    return f"{name}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}"
+    return f"{_name(device)}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{cuda}"
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, float]:
@@ -54,7 +53,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -56,6 +56,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def now() -> str:
+    """The time as files hold it: `2026-03-01T09:30:00Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in `folder` survive a power cut, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)

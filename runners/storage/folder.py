@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from runners.process.errors import StoreError
-from runners.storage.files import read_again, write_atomic, write_json
+from runners.storage.files import now, read_again, write_atomic, write_json
 from runners.storage.keys import file_digest
 
 if TYPE_CHECKING:
@@ -67,17 +66,11 @@ def begun_threads(folder: Path, run: str) -> int | None:
 
 def start(folder: Path, config: Mapping[str, Any], run: str = "", data: str = "", *, threads: int | None = None) -> None:
     """Notes that a run has begun, what it was asked for and on which data; what an earlier run left goes."""
-    for path in (
-        folder / ERROR_LOG,
-        folder / FACTS,
-        folder / SUMMARY,
-        *folder.glob("*.csv"),
-        *folder.glob("*.png"),
-        *folder.glob("*/plan.json"),
-    ):
-        path.unlink(missing_ok=True)
+    for pattern in (ERROR_LOG, FACTS, SUMMARY, "*.csv", "*.png", "*/plan.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    process = {"started": _now(), "host": socket.gethostname(), "pid": os.getpid()}
+    process = {"started": now(), "host": socket.gethostname(), "pid": os.getpid()}
     write_json(folder / STATUS, {"state": "running", **process, "begun": {"run": run, "data": data, "threads": threads}})
     write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
 
@@ -86,7 +79,7 @@ def finish(folder: Path, facts: dict[str, Any]) -> None:
     """Notes that everything is written: the last thing a run does."""
     write_json(folder / FACTS, facts)
     files = {path.name: file_digest(path) for path in sorted([folder / FACTS, folder / SUMMARY, *folder.glob("*.csv")])}
-    write_json(folder / STATUS, {"state": "done", "ended": _now(), "begun": _begun(folder), "sha256": files})
+    write_json(folder / STATUS, {"state": "done", "ended": now(), "begun": _begun(folder), "sha256": files})
 
 
 def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
@@ -114,7 +107,7 @@ def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
     write_atomic(folder / ERROR_LOG, details.encode())
     state = "stopped" if exit_code in STOPPED else "failed"
     ended = {"error": message, "exit_code": exit_code, "begun": _begun(folder)}
-    write_json(folder / STATUS, {"state": state, "ended": _now(), **ended})
+    write_json(folder / STATUS, {"state": state, "ended": now(), **ended})
 
 
 def _begun(folder: Path) -> dict[str, Any]:
@@ -141,7 +134,3 @@ def write_figure(folder: Path, name: str, figure: "Figure") -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     write_atomic(folder / f"{name}.png", content.getvalue())
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

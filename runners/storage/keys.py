@@ -14,32 +14,14 @@ KEY_LENGTH = 32
 
 # What changes how a result comes about, but not the result. Everything else in the config is part of a run's name.
 BOOKKEEPING = frozenset(
-    {
-        "data_root",
-        "device",
-        "outputs",
-        "store",
-        "shared_store",
-        "lock",
-        "rerun",
-        "debug",
-        "hang_minutes",
-        "cuda_graph",
-        "threads",
-        "tensorboard",
-        "reports",
-        "allow_code_drift",
-        "sweep",
-        "detach",
-    }
+    "data_root device outputs store shared_store lock rerun debug hang_minutes cuda_graph threads tensorboard reports "
+    "allow_code_drift sweep detach".split()
 )
 # Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
 # Options of data sets that say how training images are augmented, each with its value that changes no image.
 AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
-
-
 # Of a runner's YAML: how it is called and shown, not what it computes.
 RUNNER_BOOKKEEPING = frozenset({"looks", "name_after"})
 NAME_AFTER = ("dataset", "model", "runner")
@@ -163,7 +145,8 @@ def file_digest(path: Path) -> str:
 def influential(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without bookkeeping and options that have no effect, and with the content of files for their paths."""
     config = as_first_written(config)
-    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING and not _has_no_effect(key, value)}
+    without_effect = {key for key, value in NO_EFFECT.items() if key in config and canonical(config[key]) == value}
+    kept = {key: value for key, value in config.items() if key not in BOOKKEEPING | without_effect}
     kept["names"] = {key: name for key, name in config["names"].items() if key not in NAMES_OF_NO_EFFECT}
     if preset(config):
         kept["names"]["preset"] = preset(config)
@@ -188,10 +171,6 @@ def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
         augment = recipe.pop("augment", True)
         spelt[section] = recipe | {key: value if augment else AUGMENTATION[key] for key, value in moved.items()}
     return spelt
-
-
-def _has_no_effect(key: str, value: Any) -> bool:
-    return key in NO_EFFECT and canonical(value) == NO_EFFECT[key]
 
 
 def _with_contents(config: Mapping[str, Any]) -> dict[str, Any]:

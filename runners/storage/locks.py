@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, SoftFileLease, Timeout
 
 from runners.process.interruption import stop_if_requested
+from runners.storage.files import now
 
 log = logging.getLogger(__name__)
 CHOICES = ("auto", "flock", "lease", "none")
@@ -159,7 +160,7 @@ class Claim:
 
     def _sign(self) -> None:
         """Leaves a note for those who will wait."""
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
         with suppress(OSError):
             self.about.write_text(json.dumps(note))
 

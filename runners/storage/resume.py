@@ -65,8 +65,7 @@ class Checkpoints:
             return torch.load(io.BytesIO(whole[name].content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load documents no closed list
             raise StoreError(
-                f"{self._path(name)} is no saved state, though its hash is right; it was not written by Prunescope; delete "
-                f"{self.folder}"
+                f"{self._path(name)} is no saved state of Prunescope; its hash is right; delete {self.folder}"
             ) from error
 
     def save(self, state: dict[str, Any]) -> Path:

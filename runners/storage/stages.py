@@ -29,9 +29,8 @@ Read = TypeVar("Read")
 WEIGHTS, HISTORY, TABLE = "weights.safetensors", "history.csv", "table.csv"
 
 
-def unwatched(stage: str) -> Watch:
-    """A receiver of rows that ignores them."""
-    return lambda row: None
+def unwatched(row: Mapping[Any, Any]) -> None:
+    """Shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,9 @@ class Stages:
     """A store, this run's keys in it, and how long each stage took.
 
     Args:
-        keys: of this run.
         rerun: make every stage again; a stored result that differs is reported, and stands.
         lock: how two runs that need the same result are kept from both making it; one of `locks.CHOICES`.
-        numerics: of this process.
         watch: label of a stage -> what is shown the rows of its history, also of one that comes from the store.
-        made: filled as stages run.
     """
 
     store: Store
@@ -81,8 +77,8 @@ class Stages:
     rerun: bool = False
     lock: str = "auto"
     numerics: str = ""
-    watch: Callable[[str], Watch] = unwatched
-    made: "Made" = field(default_factory=lambda: Made())
+    watch: Callable[[str], Watch] = lambda stage: unwatched
+    made: Made = field(default_factory=Made)
 
     def network(
         self, stage: Stage, blank: nn.Module, make: Callable[[Checkpoints], tuple[nn.Module, pd.DataFrame]]
@@ -191,6 +187,5 @@ def _check_finite(stage: str, network: nn.Module) -> None:
     for name, value in network.state_dict().items():
         if not value.isfinite().all():
             raise NumericalError(
-                f"the result of stage {stage!r} has values in {name} that are not finite; such weights are not stored; lower "
-                "the learning rate"
+                f"the result of stage {stage!r} has {name} not finite; it is not stored; lower the learning rate"
             )

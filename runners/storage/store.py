@@ -142,8 +142,7 @@ def _manifest(entry: Path) -> dict[str, Any]:
         return {}
     if isinstance(version := found.get("version", VERSION), int) and version > VERSION:
         raise StoreError(
-            f"stored {entry} was written by version {version} of the store; this is version {VERSION}; use the newer "
-            "Prunescope or choose another store="
+            f"stored {entry} is of version {version}; {VERSION} can be read; use a newer Prunescope, or another store="
         )
     return found
 

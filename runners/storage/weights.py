@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runners.process.errors import ResourceError, StoreError
+from runners.process.errors import ResourceError, StoreError, first_line, some
 
 SUFFIXES = (".th", ".pt", ".pth", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -27,9 +27,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     try:
         save_file({name: value.contiguous().clone() for name, value in network.state_dict().items()}, path)
     except SafetensorError as error:
-        raise ResourceError(
-            f"{path} could not be written ({error}); the disk must have room; free some space or choose another folder"
-        ) from error
+        raise ResourceError(f"{path} could not be written ({error}); the disk must have room; free some space") from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -55,10 +53,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
         if name in found and not _fits(found[name], value)
     ]
     if wrong:
-        shown = ", ".join(wrong[:MISMATCHES_SHOWN]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise StoreError(
-            f"weights={path} is of another network than this {type(network).__name__} ({shown}); every tensor must match; "
-            "choose the model= (depth, shortcut, classes) they were trained with"
+            f"weights={path} is of another network than this {type(network).__name__} ({some(wrong, MISMATCHES_SHOWN)}); every "
+            "tensor must match; choose the model= (depth, shortcut, classes) they were trained with"
         )
     for name, value in found.items():
         if not value.to(expected[name].dtype).isfinite().all():
@@ -91,10 +88,7 @@ def _read(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
-    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-    return StoreError(
-        f"weights={path} cannot be read ({reason}); a whole file of tensors is needed; it may be cut short: get it again"
-    )
+    return StoreError(f"weights={path} cannot be read ({first_line(error)[:120]}); it must be whole; get it again")
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:

@@ -1,10 +1,15 @@
-"""One run of a sweep, as the sweep's command composes it and as its manifest says it."""
+"""The runs of a sweep, as its command composes them and as its manifest says them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from runners.process import hydra_private
+from runners.process.hydra_private import Overrides
 
 
 @dataclass(frozen=True)
@@ -30,5 +35,38 @@ class Job:
         return " ".join(f"{key}={_text(value)}" for key, value in self.values.items()) or self.name
 
 
+def unfolded(config: DictConfig) -> list[Overrides]:
+    """The overrides of every job, in the order of the grid: those of the config's sweeper, then those of the command line.
+
+    An interpolation among them stays one: each job works it out from its own values.
+    """
+    params: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    given = [*(f"{key}={value}" for key, value in (params.get("params") or {}).items()), *task]
+    return hydra_private.unfolded(given)
+
+
+def varied(jobs: Sequence[Overrides]) -> list[str]:
+    """The options that are not the same in all jobs, in the order of the command line."""
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for key, value in _pairs(job).items():
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def value_of(config: DictConfig, overrides: Overrides, option: str) -> Any:
+    """Value of an option of a job: the plain value at its dotted key, or the name of the chosen file."""
+    found = OmegaConf.select(config, option)
+    if OmegaConf.is_dict(found) or found is None:
+        return _pairs(overrides)[option]
+    return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _pairs(overrides: Overrides) -> dict[str, str]:
+    pairs = (override.partition("=") for override in overrides)
+    return {key.lstrip("+"): value for key, _, value in pairs}

@@ -10,7 +10,7 @@ from runners.storage.code import code
 from runners.sweeping.devices import slots
 from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin_sweep, not_done
-from runners.sweeping.outcomes import Teller, raise_if_failed, tables_of
+from runners.sweeping.outcomes import raise_if_failed, tables_of, teller
 from runners.sweeping.pool import SOURCES, popen, run_all
 from runners.sweeping.warm import forks
 
@@ -52,6 +52,6 @@ def run_here(
     told = {SOURCES: str(identity["sources"])}
     forked = found[0].device is None if warm == "auto" else warm
     start = forks(main, root, flags, told, found[0].threads) if forked else popen(root, flags, told)
-    outcomes = run_all(missing, found, start=start, tell=Teller(len(missing)).tell, retries=retries)
+    outcomes = run_all(missing, found, start=start, tell=teller(len(missing)), retries=retries)
     print(tables_of(sweep), flush=True)
     raise_if_failed(outcomes, len(jobs))

@@ -1,7 +1,6 @@
 """The folder of a sweep: which jobs it has and which code began it, for whoever looks at it later."""
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 
 from runners.process.redaction import redacted, redacted_argument
 from runners.storage import folder as run_folder
-from runners.storage.files import write_json
+from runners.storage.files import now, write_json
 from runners.storage.keys import digest
 from runners.sweeping.job import Job
 
@@ -41,15 +40,8 @@ def begin(folder: Path, jobs: Sequence[Job], *, command: Sequence[str], code: Ma
         }
         for job in jobs
     ]
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    found = {
-        "version": VERSION,
-        "command": [redacted_argument(argument) for argument in command],
-        "started": started,
-        "code": code,
-        "jobs": listed,
-    }
-    write_json(folder / MANIFEST, found)
+    shown = [redacted_argument(argument) for argument in command]
+    write_json(folder / MANIFEST, {"version": VERSION, "command": shown, "started": now(), "code": code, "jobs": listed})
 
 
 def begin_sweep(jobs: Sequence[Job], config: DictConfig, identity: Mapping[str, Any]) -> Path:

@@ -2,8 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from runners.process.errors import SOME_JOBS_FAILED, UserError
@@ -32,21 +33,15 @@ class JobsFailed(UserError):
     exit_code = SOME_JOBS_FAILED
 
 
-class Teller:
-    """Tells how jobs ended, one line each.
+def teller(n_jobs: int) -> Callable[[Outcome], None]:
+    """A function that prints the line of one job that has ended, and counts them."""
+    numbers = count(1)
 
-    Args:
-        jobs: how many will.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs, self.told = jobs, 0
-
-    def tell(self, outcome: Outcome) -> None:
-        """Prints the line of one job."""
-        self.told += 1
+    def tell(outcome: Outcome) -> None:
         how = "done" if outcome.code == 0 else f"failed ({why(outcome)})"
-        print(f"[{self.told}/{self.jobs}] {outcome.job}: {how}, {outcome.seconds:.0f} s", flush=True)
+        print(f"[{next(numbers)}/{n_jobs}] {outcome.job}: {how}, {outcome.seconds:.0f} s", flush=True)
+
+    return tell
 
 
 def why(outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from runners.process.interruption import Preempted, requested
 from runners.sweeping.devices import Slot
@@ -23,26 +23,19 @@ TRY_AGAIN = (Preempted.exit_code,)
 PARENT, SOURCES = "PRUNESCOPE_PARENT", "PRUNESCOPE_SOURCES"
 
 
-class Child(Protocol):
-    """A process, as `subprocess.Popen` shows it."""
+@dataclass(frozen=True)
+class Child:
+    """A job's process.
 
-    @property
-    def pid(self) -> int:
-        """Number of the process, and of its process group."""
-        ...
+    Args:
+        pid: its number, and that of its process group.
+        poll: gives the exit code, or minus the number of the signal that ended it; None while it runs.
+        wait: returns when it has ended.
+    """
 
-    @property
-    def returncode(self) -> Any:
-        """The exit code, or minus the number of the signal that ended it; None while it runs."""
-        ...
-
-    def poll(self) -> int | None:
-        """Exit code as in `returncode`, looked up now."""
-        ...
-
-    def wait(self) -> Any:
-        """Returns when it has ended."""
-        ...
+    pid: int
+    poll: Callable[[], int | None]
+    wait: Callable[[], Any]
 
 
 @dataclass
@@ -82,10 +75,11 @@ def run_all(
             while waiting and free:
                 job, slot = waiting.pop(0), free.pop(0)
                 running.append(_Running(job, slot, start(job, slot)))
-            for one in [one for one in running if one.process.poll() is not None]:
+            for one, code in [(one, one.process.poll()) for one in running]:
+                if code is None:
+                    continue
                 running.remove(one)
                 free.append(one.slot)
-                code = one.process.returncode
                 if (code in TRY_AGAIN or code < 0) and left[one.job.name] > 0 and not requested():
                     left[one.job.name] -= 1
                     waiting.append(one.job)
@@ -107,7 +101,7 @@ def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> C
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {**os.environ, **environment, **slot.environment, PARENT: str(os.getpid())}
         with (job.folder / "run.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, str(root / "run.py"), *arguments(job, flags)],
                 env=told,
                 stdin=subprocess.DEVNULL,
@@ -115,6 +109,7 @@ def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> C
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return Child(process.pid, process.poll, process.wait)
 
     return start
 

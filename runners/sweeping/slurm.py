@@ -13,7 +13,7 @@ from runners.storage import folder as run_folder
 from runners.storage.code import code
 from runners.sweeping.job import Job
 from runners.sweeping.manifest import begin_sweep, not_done
-from runners.sweeping.outcomes import Outcome, Teller, raise_if_failed, tables_of
+from runners.sweeping.outcomes import Outcome, raise_if_failed, tables_of, teller
 from runners.sweeping.pool import SOURCES
 from runners.sweeping.queue import PASSING, Array, NoSlurm, noted, queued, require_slurm
 from runners.sweeping.submission import LOGS, submit
@@ -72,10 +72,10 @@ def run_on_slurm(
 
 def _follow(waiting: Sequence[Job], arrays: Sequence[Array]) -> list[Outcome]:
     try:
-        return wait(waiting, still_there=lambda: queued(arrays), tell=Teller(len(waiting)).tell)
+        return wait(waiting, still_there=lambda: queued(arrays), tell=teller(len(waiting)))
     except KeyboardInterrupt:
         raise LeftRunning(
-            f"interrupted; the jobs go on in Slurm; the same command waits for them; scancel {_ids(arrays)} ends them"
+            f"interrupted; the jobs go on in Slurm; the same command waits; scancel {_ids(arrays)} ends them"
         ) from None
 
 

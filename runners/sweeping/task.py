@@ -49,9 +49,8 @@ class Task:
         os.chdir(self.start_folder)
         [slot] = slots("cpu", per_device=1)  # the threads; what Slurm says of GPUs is inherited
         self.process = process = popen(self.root, self.flags, self.environment)(self.job, slot)
-        while process.poll() is None:
+        while (code := process.poll()) is None:
             time.sleep(POLL_SECONDS)
-        code = process.returncode
         if code == Preempted.exit_code or -code in SIGNALS:
             _requeue_unless_cancelled()
         if code != 0:

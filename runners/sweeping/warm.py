@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from runners.sweeping.devices import Slot
@@ -15,27 +14,6 @@ from runners.sweeping.job import Job
 from runners.sweeping.pool import PARENT, Child, arguments
 
 IMPORTED = "runners.command.imported"
-
-
-class Fork:
-    """A forked job, seen as `subprocess.Popen` shows one."""
-
-    def __init__(self, process: ForkServerProcess) -> None:
-        assert process.pid is not None
-        self.process, self.pid = process, process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, or minus the number of the signal; None while it runs."""
-        return self.process.exitcode
-
-    def poll(self) -> int | None:
-        """Exit code as in `returncode`."""
-        return self.process.exitcode
-
-    def wait(self) -> None:
-        """Returns when the job has ended."""
-        self.process.join()
 
 
 def forks(
@@ -55,7 +33,8 @@ def forks(
         told = {**environment, **slot.environment, PARENT: str(os.getpid())}
         process = context.Process(target=_run, args=(main, root, arguments(job, flags), told, job.folder / "run.log"))
         process.start()
-        return Fork(process)
+        assert process.pid is not None
+        return Child(process.pid, lambda: process.exitcode, process.join)
 
     return start
 

@@ -23,12 +23,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from runners.process.errors import ConfigError
+from runners.process.errors import ConfigError, first_line
 from runners.tracing.evenness import Groups, even_parts
 from runners.tracing.ids import IdWalk
 from runners.tracing.record import Record
 from runners.tracing.shapes import ShapeWalk
 from runners.tracing.sizes import Sizes, network_sizes
+from runners.tracing.walk import modules_by_name
 
 Removed = Mapping[str, Sequence[int]]  # layer -> filters that go
 PLACE = "place"  # the key in a node's `meta`: the module it belongs to
@@ -86,7 +87,7 @@ class Channels:
         return self.obstacles[layer]
 
     def reason(self, layer: str) -> str:
-        """Why the first of the layer's fixed groups may not go; empty if none is fixed."""
+        """Reason why the first of the layer's fixed groups may not go; empty if none is fixed."""
         return next((self.fixed[group] for group in self.writes[layer].tolist() if group in self.fixed), "")
 
     def _obstacle(self, layer: str, partners: Sequence[str]) -> str:
@@ -103,10 +104,10 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ConfigError: the network cannot be traced; the message names the module and the reason.
     """
     tracer = _Tracer()
-    by_name = dict(network.named_modules(remove_duplicate=False))
+    by_name = modules_by_name(network)
     running: ShapeWalk | IdWalk | None = None
     try:
-        with _eval_mode(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
@@ -115,11 +116,11 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             running = IdWalk(around, graph, by_name)
             running.run(example)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
+        where = f"in {place}: " if place else ""
         raise ConfigError(
-            f"{type(network).__name__} cannot be traced ({f'in {place}: ' if place else ''}{reason}); torch.fx must be able "
-            "to follow its forward pass; keep data-dependent Python out of forward, or choose another model"
+            f"{type(network).__name__} cannot be traced ({where}{first_line(error)}); torch.fx must be able to follow its "
+            "forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
     record = running.record
     found = {name: by_name[name] for name in record.reads}
@@ -202,9 +203,9 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, and afterwards every module in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
+    modes = {module: module.training for module in modules_by_name(network).values()}
     if not any(modes.values()):
         yield
         return

@@ -8,6 +8,17 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 
 
+def modules_by_name(network: nn.Module) -> dict[str, nn.Module]:
+    """Every module under every name that it has; as `named_modules`, without its generator for each level."""
+    found, waiting = {}, [("", network)]
+    while waiting:
+        name, module = waiting.pop()
+        found[name] = module
+        inside = f"{name}." if name else ""
+        waiting += [(inside + child, each) for child, each in reversed(module._modules.items()) if each is not None]
+    return found
+
+
 class Walk:
     """The forward pass of a graph; subclasses say what a node gives. As fx.Interpreter, without its cost per node.
 

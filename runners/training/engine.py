@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from runners.process.errors import ConfigError, is_out_of_memory
+from runners.process.errors import ConfigError, first_line, is_out_of_memory
 from runners.tasks.task import Forward
 
 Work = Callable[[], None]
@@ -69,7 +69,7 @@ def cuda_graph(step: Work) -> Work:
         first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
         if is_out_of_memory(first):
             raise first from None
-        raise ConfigError(_uncapturable(str(first).splitlines()[0])) from error
+        raise ConfigError(_uncapturable(first_line(first))) from error
     return graph.replay
 
 
@@ -118,10 +118,9 @@ def _compiled(network: nn.Module) -> Forward:
         try:
             return run(*inputs)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"compile=true: {type(network).__name__} cannot be compiled ({reason}); torch.compile needs a C++ compiler on "
-                "a CPU and Triton on a GPU; use compile=false"
+                f"compile=true: {type(network).__name__} cannot be compiled ({first_line(error)}); torch.compile needs a "
+                "C++ compiler on a CPU and Triton on a GPU; use compile=false"
             ) from error
 
     return forward

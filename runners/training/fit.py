@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 
 import pandas as pd
@@ -14,6 +15,7 @@ from runners.data.source import Steps
 from runners.data.splits import Splits
 from runners.measuring.evaluate import measure
 from runners.storage.resume import Checkpoints
+from runners.storage.stages import Watch, unwatched
 from runners.tasks.classification import CLASSIFICATION
 from runners.tasks.task import NETWORK, Forward, Task
 from runners.training.engine import Engine, own_stream
@@ -21,7 +23,6 @@ from runners.training.progress import Progress
 from runners.training.rates import Rates
 from runners.training.recipe import Recipe
 from runners.training.state import Keeper, Training
-from runners.training.tensorboard import Watch, unwatched
 
 log = logging.getLogger(__name__)
 Fitted = tuple[nn.Module, pd.DataFrame]
@@ -107,7 +108,7 @@ def fit_networks(
     step = partial(_step, training, forwards, task, batches, rates, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(batches.sizes)}
     keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
-    with own_stream(rate.device), Progress(label, recipe.epochs, n_images, done=training.epoch) as progress:
+    with own_stream(rate.device), closing(Progress(label, recipe.epochs, n_images, done=training.epoch)) as progress:
         while training.epoch < recipe.epochs:
             planned = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
             rates.begin(planned, position=training.step)

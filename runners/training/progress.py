@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -28,12 +27,8 @@ class Progress:
             disable=not (epochs and _on_terminal()),
         )
 
-    def __enter__(self) -> "Progress":
-        """Begins; nothing is printed yet."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends the live line, whatever happened."""
+    def close(self) -> None:
+        """Ends the live line."""
         self.bar.close()
 
     def batch(self, n_images: int) -> None:
@@ -62,9 +57,9 @@ class NotUnderTheBar(logging.Filter):
 def _shown(column: str, value: float) -> str:
     """A value with its unit, which ends the column's name: `train_top1_pct` is `train top1 93.10 %`."""
     name, _, unit = column.replace("_", " ").rpartition(" ")
-    return (
-        f"{name} {value:.2f} %" if unit == "pct" else f"{name} {value:.4f}" if unit == "nats" else f"{name} {unit} {value:.4g}"
-    )
+    if unit == "pct":
+        return f"{name} {value:.2f} %"
+    return f"{name} {value:.4f}" if unit == "nats" else f"{name} {unit} {value:.4g}"
 
 
 def _on_terminal() -> bool:

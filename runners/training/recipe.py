@@ -51,8 +51,7 @@ def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str
         recipe.rate(0.0)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit the classes in their YAML; "
-            "see --cfg job"
+            f"the optimizer or {label}.schedule cannot be used ({error}); their keys must fit; see --cfg job"
         ) from error
     if recipe.epochs and _last_batch(n_images, recipe.batch_size) == 1:
         better = next(size for size in count(recipe.batch_size + 1) if _last_batch(n_images, size) > 1)

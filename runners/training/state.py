@@ -87,6 +87,9 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
+        generators = {"cpu": torch.get_rng_state()}
+        if self.totals.is_cuda:
+            generators["cuda"] = torch.cuda.get_rng_state(self.totals.device)
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -94,7 +97,7 @@ class Training:
             "rows": self.rows,
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "generators": {"cpu": torch.get_rng_state(), **_cuda_generator(self.totals.device)},
+            "generators": generators,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -180,7 +183,3 @@ class Keeper:
 
     def _where(self) -> str:
         return f"epoch {self.training.epoch + 1}, step {self.training.step} of {self.label}"
-
-
-def _cuda_generator(device: torch.device) -> dict[str, Tensor]:
-    return {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}

@@ -1,17 +1,12 @@
 """Learning curves for TensorBoard, an epoch at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from runners.process.errors import ConfigError
-
-Watch = Callable[[Mapping[Any, Any]], None]
-
-
-def unwatched(row: Mapping[Any, Any]) -> None:
-    """Shows nothing."""
+from runners.storage.stages import Watch
 
 
 def tag(column: str) -> str:

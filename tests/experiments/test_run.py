@@ -273,3 +273,4 @@ def test_the_published_resnet56_gets_9339_right(command: Command, real_data: Pat
     ended = command("experiment=published_resnet56", "runner=score_only", f"weights={weights}", f"data_root={real_data}")
     row = pd.read_csv(ended.folder / "accuracy.csv").iloc[0]
     assert (row["n_correct"], row["n_images"], row["params"], row["macs"]) == (9339, 10_000, 853_018, 125_485_696)
+    assert pd.read_csv(ended.folder / "published.csv")["verdict"].tolist() == ["equal"] * 4

@@ -10,8 +10,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from runners.looking import doctor
-from runners.looking.doctor import worst
-from runners.looking.seen import Finding
+from runners.looking.doctor import Finding, worst
 from runners.storage import files
 from runners.storage.store import Store
 
@@ -86,7 +85,7 @@ def test_data_that_is_missing_or_changed_is_found(tmp_path: Path, monkeypatch: p
     folder.mkdir()
     for name, value in content.items():
         (folder / name).write_bytes(value)
-    assert doctor.data(tmp_path) == Finding("data", "ok", f"{folder}: all 3 files have the published checksums")
+    assert doctor.data(tmp_path) == Finding("ok", f"{folder}: all 3 files have the published checksums")
     (folder / "b").write_bytes(content["b"][:-1] + b"c")
     assert doctor.data(tmp_path).verdict == "failed" and ": b;" in doctor.data(tmp_path).line
 
@@ -124,5 +123,5 @@ def test_every_stored_result_is_hashed_again(damage: Callable[[Path], Any], tmp_
 
 
 def test_the_verdict_is_the_worst() -> None:
-    ok, warning, failed = (Finding("a", name, "") for name in ("ok", "warning", "failed"))
+    ok, warning, failed = (Finding(name, "") for name in ("ok", "warning", "failed"))
     assert [worst(found) for found in ([], [ok], [ok, warning], [failed, warning])] == ["ok", "ok", "warning", "failed"]

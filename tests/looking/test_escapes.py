@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from sweep_folders import TABLES, begin, column, facts, finish, finish_with, make_sweep, rows
 
-from runners.looking import report, status
+from runners.looking import status
 from runners.looking.escapes import csv_cell, latex, markdown, plain
-from runners.looking.pivot import PAGE_ROWS, Pivot
+from runners.reporting import report
+from runners.reporting.pivot import PAGE_ROWS, Pivot
 from runners.storage import folder as run_folder
 
 TABLE_FILES = ("accuracy.csv", "accuracy_over_seeds.csv", "missing.csv")

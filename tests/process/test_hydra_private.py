@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from runners.process.hydra_private import choices, composer, flags, parsed, unfolded, written
+from runners.process.hydra_private import chosen_names, composer, flags, parsed, unfolded, written
 from support import ROOT
 
 PRIVATE = re.compile(
@@ -35,10 +35,10 @@ def test_the_command_line_is_read_as_hydra_reads_it() -> None:
 
 
 def test_overrides_have_keys_packages_and_values() -> None:
-    group, deleted, sweep, plain = parsed(["recipe@finetune=digits", "~a.b", "x=1,2", "+y={a: 1}"])
-    assert (group.key_or_group, group.package, choices(group)) == ("recipe", "finetune", ["digits"])
+    group, deleted, sweep, plain = parsed(["recipe@finetune=digits", "~a.b", "x=b,c", "+y={a: 1}"])
+    assert (group.key_or_group, group.package, chosen_names(group)) == ("recipe", "finetune", ["digits"])
     assert deleted.is_delete() and plain.is_add() and not sweep.is_add()
-    assert choices(sweep) == [1, 2] and plain.value() == {"a": 1}
+    assert chosen_names(sweep) == ["b", "c"] and plain.value() == {"a": 1}
 
 
 def test_a_grid_is_every_combination_the_last_option_fastest() -> None:

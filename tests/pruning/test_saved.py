@@ -128,7 +128,7 @@ FAULTS: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
     "a plan that is a list": (lambda folder: (folder / PLAN).write_text("[]"), [PLAN, "changed"]),
     "no plan": (lambda folder: (folder / PLAN).unlink(), [PLAN, "not there"]),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), [WEIGHTS, "not there"]),
-    "a later format": (lambda folder: rewrite(folder, format=2), ["format 2", "format 1"]),
+    "a later format": (lambda folder: rewrite(folder, format=2), ["format 2", "1"]),
     "a foreign factory": (
         lambda folder: rewrite(folder, model={"_target_": "os.system", "command": f"touch {folder}/ran"}),
         ["'os.system'"],

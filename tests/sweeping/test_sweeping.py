@@ -19,11 +19,10 @@ from runners.process.interruption import Preempted
 from runners.sweeping import pool
 from runners.sweeping.child import check_code, follow_parent
 from runners.sweeping.devices import Slot, slots, visible_gpus
-from runners.sweeping.job import Job
-from runners.sweeping.jobs import value_of, varied
+from runners.sweeping.job import Job, value_of, varied
 from runners.sweeping.manifest import begin, not_done, sweep_folder
 from runners.sweeping.outcomes import JobsFailed, Outcome, raise_if_failed, why
-from runners.sweeping.pool import run_all
+from runners.sweeping.pool import Child, run_all
 from support import ROOT, Command, check_line, check_refused, counts, names, raises_line
 
 TINY = (
@@ -36,8 +35,9 @@ def job(number: int, folder: Path = Path()) -> Job:
     return Job(number, (f"seed={number}",), {"seed": number}, f"job{number}", folder / f"job{number}")
 
 
-def python(program: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+def python(program: str) -> Child:
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    return Child(process.pid, process.poll, process.wait)
 
 
 class Sweep:
@@ -46,7 +46,7 @@ class Sweep:
     def __init__(self, programs: dict[int, list[str]]) -> None:
         self.programs, self.slots, self.told = programs, [], []
 
-    def start(self, job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
+    def start(self, job: Job, slot: Slot) -> Child:
         self.slots.append((job.number, slot.device))
         return python(self.programs[job.number].pop(0))
 
@@ -72,7 +72,7 @@ def test_no_more_jobs_at_once_than_slots_and_no_slot_twice(tmp_path: Path) -> No
     busy = "import os, sys, time; p = sys.argv[0]; d = '{}'; os.mkdir(d); time.sleep(.2); os.rmdir(d)"
     running: list[int] = []
 
-    def start(job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
+    def start(job: Job, slot: Slot) -> Child:
         assert not (tmp_path / str(slot.device)).exists(), "the slot is taken"
         running.append(len(list(tmp_path.iterdir())))
         process = python(busy.format(tmp_path / str(slot.device)))
@@ -104,7 +104,7 @@ def test_a_signal_stops_the_sweep_and_its_jobs_get_sigterm(tmp_path: Path) -> No
     before = [signal.getsignal(number) for number in interruption.SIGNALS]
     interruption.listen()
 
-    def start(job: Job, slot: Slot) -> "subprocess.Popen[bytes]":
+    def start(job: Job, slot: Slot) -> Child:
         process = python(saves)
         while not (tmp_path / "ready").exists():
             time.sleep(0.01)
@@ -125,7 +125,7 @@ def test_a_job_that_ignores_sigterm_is_killed_after_a_while(monkeypatch: pytest.
     deaf = python("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)")
     time.sleep(0.3)
     pool._stop([deaf])
-    assert deaf.returncode == -signal.SIGKILL
+    assert deaf.poll() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_job_stops_when_its_sweep_dies(tmp_path: Path) -> None:
         f"os.environ['PRUNESCOPE_PARENT'] = str(os.getpid())\nsubprocess.run([sys.executable, '-c', {job!r}])"
     )
     until(lambda: (tmp_path / "ready").exists())
-    middle.kill()
+    os.kill(middle.pid, signal.SIGKILL)
     middle.wait()
     until(lambda: (tmp_path / "told").exists())
 

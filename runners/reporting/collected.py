@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runners.looking.gathered import Cells, Finished, read_cells
 from runners.looking.state import DAMAGED, DONE, Declared, State, declared, state_of
 from runners.looking.sweep import Sweep
+from runners.reporting.gathered import Cells, Finished, read_cells
 from runners.sweeping.job import Job
 
 
@@ -59,10 +59,4 @@ def _read(folder: Path, listed: Mapping[str, Declared], wanted: Collection[str])
         ValueError: a table is not what run.json says.
     """
     unlisted = [name for name in sorted(wanted) if name not in listed and (folder / f"{name}.csv").is_file()]
-    found: dict[str, Cells] = {}
-    for name in [*listed, *unlisted]:
-        try:
-            found[name] = read_cells(folder / f"{name}.csv", listed.get(name))
-        except ValueError as error:
-            raise ValueError(f"{name}.csv cannot be read ({error})") from error
-    return found
+    return {name: read_cells(folder / f"{name}.csv", listed.get(name)) for name in [*listed, *unlisted]}

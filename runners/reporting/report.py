@@ -2,28 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from runners.looking.collected import collect
 from runners.looking.escapes import plain, shown
-from runners.looking.gathered import Sheet, gather, over_seeds
-from runners.looking.groups import SEED, Groups, groups_of
-from runners.looking.origin import check_baselines
-from runners.looking.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
-from runners.looking.pivot import pivot
-from runners.looking.reports import Report, Stored, apply_report, asked_for
 from runners.looking.seen import Seen
 from runners.looking.state import State
 from runners.looking.sweep import find_sweep, read_sweep
-from runners.process.errors import ConfigError
+from runners.reporting.collected import collect
+from runners.reporting.gathered import Sheet, gather, over_seeds
+from runners.reporting.groups import SEED, Groups, groups_of
+from runners.reporting.origin import check_baselines
+from runners.reporting.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
+from runners.reporting.pivot import pivot
+from runners.reporting.reports import Report, Stored, apply_reports, asked_for
 from runners.storage.files import write_atomic
 from runners.storage.folder import write_figure
 from runners.sweeping.job import Job
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MISSING = "missing"
 
@@ -72,7 +67,12 @@ def report(sweep: Path, reports: Mapping[str, Report] | None = None) -> str:
     text = markdown_page(found, collected, repeated, pivots, [])
     write_atomic(sweep / "report.md", text.encode())
     written = [f"{name}.csv ({sheet.n_rows:,} rows)" for name, sheet in sheets.items()]
-    made, refused = _made(sweep, Stored(sweep, sheets), reports) if collected.done else ({}, [])
+    made, refused = apply_reports(reports, Stored(sweep, sheets)) if collected.done else ({}, [])
+    for name, result in made.items():
+        if isinstance(result, pd.DataFrame):
+            write_atomic(sweep / f"{name}.csv", Sheet(plain_columns(result)).csv())
+        else:
+            write_figure(sweep, name, result)
     if made:
         text = markdown_page(found, collected, repeated, pivots, made_lines(made))
         write_atomic(sweep / "report.md", text.encode())
@@ -80,27 +80,6 @@ def report(sweep: Path, reports: Mapping[str, Report] | None = None) -> str:
     if refused:
         raise refused[0]
     return f"{text}\nWritten to {plain(str(sweep))}: {plain(', '.join([*written, 'report.md', 'report.tex']))}."
-
-
-def _made(
-    sweep: Path, tables: Stored, reports: Mapping[str, Report]
-) -> "tuple[dict[str, pd.DataFrame | Figure], list[ConfigError]]":
-    """The tables and figures of the experiment's reports, written; and the errors of those that cannot be made."""
-    made: dict[str, pd.DataFrame | Figure] = {}
-    refused: list[ConfigError] = []
-    for name, report in reports.items():
-        earlier = {each: table for each, table in made.items() if isinstance(table, pd.DataFrame)}
-        try:
-            result = apply_report(name, report, earlier, tables)
-        except ConfigError as error:
-            refused.append(error)
-            continue
-        made[name] = result
-        if isinstance(result, pd.DataFrame):
-            write_atomic(sweep / f"{name}.csv", Sheet(plain_columns(result)).csv())
-        else:
-            write_figure(sweep, name, result)
-    return made, refused
 
 
 def missing_sheet(missing: Sequence[tuple[Job, State]], groups: Groups) -> Sheet:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runners.looking.escapes import latex, markdown, shown
-from runners.looking.gathered import OverSeeds
-from runners.looking.groups import Groups
+from runners.reporting.gathered import OverSeeds
+from runners.reporting.groups import Groups
 
 PAGE_ROWS = 40  # of a LaTeX table, in the usual sizes of type and paper
 MOST_COLUMNS = 8

@@ -26,8 +26,8 @@ from sweep_folders import (
     rows,
 )
 
-from runners.looking import report
 from runners.process.errors import ConfigError, ResourceError
+from runners.reporting import report
 
 HEAD, LAYERS = RHO.split("\n", 1)
 
@@ -199,7 +199,7 @@ def test_what_is_missing_is_said_and_listed(seven: Path) -> None:
         ("l1-0.4", "0.4", "stopped", "75"),
     ]
     assert "(0 of 1)" in text, "groups of which nothing is done stay in the table"
-    assert ": 1 of 7 jobs; not in it: 1 running" in (seven / "report.tex").read_text()
+    assert ": 1 of 7 jobs; missing: 1, 2, 3, 4, 5, 6 (1 running" in (seven / "report.tex").read_text()
 
 
 def test_nothing_done_makes_tables_all_the_same(tmp_path: Path) -> None:

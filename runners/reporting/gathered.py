@@ -20,8 +20,8 @@ import pandas as pd
 
 from analysis.repeats import repeats
 from runners.looking.escapes import csv_cell, shown
-from runners.looking.groups import SEED, Groups
 from runners.looking.state import Declared
+from runners.reporting.groups import SEED, Groups
 from runners.sweeping.job import Job
 
 GROUP = "place of the group"  # no option has such a name
@@ -103,8 +103,12 @@ def read_cells(path: Path, declared: Declared | None) -> Cells:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
+        return _columns(header, rows, declared)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error})") from error
+
+
+def _columns(header: list[str], rows: list[list[str]], declared: Declared | None) -> Cells:
     if len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
         raise ValueError("no table")
     found = {name: tuple(row[place] for row in rows) for place, name in enumerate(header)}

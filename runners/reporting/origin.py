@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runners.looking.escapes import plain, shown
-from runners.looking.gathered import Finished
-from runners.process.errors import StoreError
+from runners.process.errors import StoreError, some
+from runners.reporting.gathered import Finished
 from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING
 
@@ -41,19 +41,18 @@ def check_baselines(done: Sequence[Finished]) -> None:
         groups[_training(each)].append(each)
     odd = [text for group in groups.values() if (text := _odd_ones(group))]
     if odd:
-        more = f"; and {len(odd) - MOST_LISTED} more such groups" if len(odd) > MOST_LISTED else ""
         raise StoreError(
-            f"{'; '.join(odd[:MOST_LISTED])}{more}; rows of one table must share the data and the trained network; "
+            f"{some(odd, MOST_LISTED)}; rows of one table must share the data and the trained network; "
             "delete the folders of the jobs that are out of date and give the sweep's command again"
         )
 
 
 def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
-    """Models, data sets, seeds, code, numerics and keys of the rows, each as a name and a text."""
+    """Models, data sets, seeds, code, numerics and keys of the rows, each as a name and a text; without those that none has."""
     kinds = dict.fromkeys(kind for each in done for kind in each.facts["keys"])
     keys = [f"{kind} {len({shown(each.facts['keys'].get(kind)) for each in done})}" for kind in kinds]
     mixed_up = [str(each.job.number) for each in done if each.facts.get("numerics_mixed")]
-    return [
+    found = [
         ("Models", _distinct(_named(each, "model") for each in done)),
         ("Data sets", _distinct(_named(each, "dataset") for each in done)),
         ("Seeds", _distinct(each.facts["seed"] for each in done)),
@@ -66,6 +65,7 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
             _distinct(mixed({each.job.name: each.facts for each in done})) or "none",
         ),
     ]
+    return [(name, text) for name, text in found if text]
 
 
 def code_version(each: Finished) -> str:
@@ -81,10 +81,11 @@ def numerics_class(each: Finished) -> str:
     """Hardware, versions and precision: rows of one class repeat bit for bit, others to within rounding."""
     hardware, versions = each.facts["hardware"], each.facts["versions"]
     cuda = f", CUDA {shown(hardware['cuda'])}" if hardware.get("cuda") else ""
+    precision = f", {shown(each.facts['precision'])}" if each.facts.get("precision") else ""
     fused = ", fused" if each.facts.get("fused") else ""
     return (
         f"{shown(hardware.get('device'))}, {shown(hardware.get('machine'))}, {shown(hardware.get('threads'))} threads, "
-        f"torch {shown(versions.get('torch'))}{cuda}, {shown(each.facts.get('precision'))}{fused}"
+        f"torch {shown(versions.get('torch'))}{cuda}{precision}{fused}"
     )
 
 
@@ -139,8 +140,7 @@ def listed(jobs: Sequence[str]) -> str:
     """Jobs in words; empty if there are none."""
     if not jobs:
         return ""
-    more = f" and {len(jobs) - MOST_LISTED} more" if len(jobs) > MOST_LISTED else ""
-    return f"job{'s' if len(jobs) > 1 else ''} {', '.join(jobs[:MOST_LISTED])}{more}"
+    return f"job{'s' if len(jobs) > 1 else ''} {some(jobs, MOST_LISTED)}"
 
 
 def _classes(done: Sequence[Finished], of: Callable[[Finished], str]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sweep_folders import GRID, facts, finish, finish_with, make_done, make_sweep, name_of, rows
 
-from runners.looking import report
 from runners.process.errors import StoreError
+from runners.reporting import report
 
 
 @pytest.fixture
@@ -113,4 +113,5 @@ def test_runs_without_data_or_training_are_not_compared(tmp_path: Path) -> None:
     for values in grid:
         finish_with(tmp_path, values, found, {"law": f"slope\n{values['slope']}\n"})
     text = report.report(sweep)
-    assert "2 of 2 jobs." in text and origin(text, "Models") == ""
+    assert "2 of 2 jobs." in text and origin(text, "Seeds") == "0"
+    assert not any(f"- {name}: " in text for name in ("Models", "Data sets", "Different keys of each stage"))

@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from runners.looking.collected import Collected
+from analysis.printed import compact, verdict_counts
 from runners.looking.escapes import markdown, plain, shown
-from runners.looking.gathered import OverSeeds
-from runners.looking.origin import origins
-from runners.looking.pivot import Pivot, aligned
 from runners.looking.state import counts
 from runners.looking.sweep import Sweep
+from runners.process.errors import some
+from runners.reporting.collected import Collected
+from runners.reporting.gathered import OverSeeds
+from runners.reporting.origin import origins
+from runners.reporting.pivot import Pivot, aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LISTED = 20
+VERDICT = "verdict"  # the column of a table that sets ours beside printed numbers
 MOST_ROWS = 60  # of a table on the page
 OVER_SEEDS = "_over_seeds"
 HOW = "mean +- standard deviation over seeds (n - 1), and how many seeds; (n of planned) where jobs are missing"
@@ -69,11 +72,12 @@ def made_lines(made: "Mapping[str, pd.DataFrame | Figure]") -> list[str]:
         if not isinstance(table, pd.DataFrame):
             lines += ["", f"{markdown(name)}: {markdown(name)}.png"]
         elif len(table) > MOST_ROWS:
-            lines += ["", f"{markdown(name)}: {len(table)} rows, in {markdown(name)}.csv"]
+            verdicts = f" ({verdict_counts(table)})" if VERDICT in table else ""
+            lines += ["", f"{markdown(name)}: {len(table)} rows{verdicts}, in {markdown(name)}.csv"]
         else:
-            cells = zip(*plain_columns(table).values(), strict=True)
-            rows = [[markdown(_short_number(value)) for value in row] for row in cells]
-            lines += ["", f"{markdown(name)}:", "", aligned([[markdown(str(column)) for column in table], *rows])]
+            columns = plain_columns(compact(table) if VERDICT in table else table)
+            rows = [[markdown(_short_number(value)) for value in row] for row in zip(*columns.values(), strict=True)]
+            lines += ["", f"{markdown(name)}:", "", aligned([[markdown(column) for column in columns], *rows])]
     return lines
 
 
@@ -89,7 +93,7 @@ def _short_number(value: Any) -> str:
 
 def latex_page(sweep: Sweep, collected: Collected, repeated: Mapping[str, OverSeeds], pivots: Mapping[str, Pivot]) -> str:
     """A `tabular` a table, under comments that say what is not in them."""
-    lines = [f"% {_ascii(sweep.folder.resolve().name)}: {_short(collected)}", f"% {HOW}"]
+    lines = [f"% {_ascii(sweep.folder.resolve().name)}: {_completeness(collected)}", f"% {HOW}"]
     for name, table in pivots.items():
         about = f"% {_ascii(name)}: {_ascii(next(iter(repeated[name].values)))}"
         few = len(table.rows) <= MOST_ROWS
@@ -101,21 +105,13 @@ def _ascii(text: str) -> str:
     return ascii(plain(text)).strip("'\"")
 
 
-def _short(collected: Collected) -> str:
-    """`12 of 18 jobs`, and how many of each state are missing."""
-    found = f"{len(collected.done)} of {len(collected.states)} jobs"
-    return f"{found}; not in it: {counts(state for _, state in collected.missing)}" if collected.missing else found
-
-
 def _completeness(collected: Collected) -> str:
     """The number of jobs in the tables, and the numbers of those that are not in them."""
+    found = f"{len(collected.done)} of {len(collected.states)} jobs"
     if not collected.missing:
-        return f"{len(collected.done)} of {len(collected.states)} jobs."
-    numbers = ", ".join(str(job.number) for job, _ in collected.missing[:MOST_LISTED])
-    left = len(collected.missing) - MOST_LISTED
-    more = f" and {left} more" if left > 0 else ""
-    found = counts(state for _, state in collected.missing)
-    return f"{len(collected.done)} of {len(collected.states)} jobs; missing: {numbers}{more} ({found})."
+        return f"{found}."
+    numbers = some([str(job.number) for job, _ in collected.missing], MOST_LISTED)
+    return f"{found}; missing: {numbers} ({counts(state for _, state in collected.missing)})."
 
 
 def _reasons(collected: Collected) -> list[str]:
