@@ -128,7 +128,9 @@ def _unpack(archive: Archive, root: Path) -> None:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 _write(root / name, content, member.size, sha256, f"{archive.name} holds {name} with")
     except (tarfile.TarError, KeyError) as error:
-        raise DataError(f"{root / archive.name} cannot be unpacked ({error}); it must be as published; delete it") from error
+        raise DataError(
+            f"{root / archive.name} cannot be unpacked ({' '.join(str(error).split())}); it must be as published; delete it"
+        ) from error
 
 
 def _write(path: Path, source: IO[bytes], size: int, sha256: str, what: str) -> None:

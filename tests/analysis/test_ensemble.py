@@ -9,7 +9,7 @@ from analysis.ensemble import Ensemble, mean_rank
 from criteria.norm import l1, l2
 from runners.process.errors import ConfigError
 from runners.scoring.score import check_criteria
-from support import Command
+from support import Command, check_refused, raises_line
 
 
 def table(layer: str, index: int, **criteria: list[float]) -> pd.DataFrame:
@@ -47,10 +47,10 @@ def test_mean_rank_does_not_see_scales() -> None:
 
 def test_members_must_be_compared() -> None:
     check_criteria({"l1": l1, "l2": l2, "it": Ensemble(["l1", "l2"])})
-    with pytest.raises(ConfigError, match="each counts once"):
+    with raises_line(ConfigError, "it", ["l1", "l2", "l1"]):
         check_criteria({"l1": l1, "l2": l2, "it": Ensemble(["l1", "l2", "l1"])})
     for members, missing in ((["l1", "gm"], "gm"), (["l1", "it"], "it")):
-        with pytest.raises(ConfigError, match=f"criterion 'it' has the member '{missing}', which is not compared; .* l1, l2;"):
+        with raises_line(ConfigError, "'it'", f"'{missing}'", "l1, l2"):
             check_criteria({"l1": l1, "l2": l2, "it": Ensemble(members)})
 
 
@@ -72,37 +72,21 @@ def test_pruning_by_an_ensemble(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "told"),
     (
-        (
-            ("criterion=ensemble", "criterion.members=[l1,hrank]"),
-            "has the member 'hrank', which is not compared; members are some",
-        ),
-        (
-            ("criterion=ensemble", "criterion.members=[l1]"),
-            "criterion.members=['l1'] cannot be used;",
-        ),
-        (("criterion=ensemble", "criterion.members=[l1,l1]"), "has the members ['l1', 'l1']"),
-        (("criterion=apoz", "criterion.site=relu"), "criterion.site=relu cannot be used; it is post_act or conv_out; try"),
-        (("criterion=apoz", "criterion.threshold=-1"), "criterion.threshold=-1 cannot be used; it is a number from 0 on"),
-        (
-            ("criterion=hrank", "criterion.images=0"),
-            "criterion.images=0 cannot be used; it is a whole number from 1 on, or null",
-        ),
-        (("criteria=all", "criteria.entropy.bins=1"), "criteria.entropy.bins=1 cannot be used; it is a whole number from 2 on"),
-        (("criterion=taylor_l1_per_batch", "criterion.norm=3"), "criterion.norm=3 cannot be used; it is 1 or 2"),
-        (
-            ("criterion=random", "criterion.seed=-1"),
-            "criterion.seed=-1 cannot be used;",
-        ),
-        (
-            ("criterion=apoz", "+criterion.sigma=1"),
-            "criterion.sigma is no option;",
-        ),
-        (("criterion=taylor_l1", "+criterion.p=1"), "criterion.p is no option;"),
-        (("score_batch_size=0",), "score_batch_size=0 cannot be used;"),
+        (("criterion=ensemble", "criterion.members=[l1,hrank]"), ["'hrank'", "ensemble"]),
+        (("criterion=ensemble", "criterion.members=[l1]"), ["criterion.members=['l1']"]),
+        (("criterion=ensemble", "criterion.members=[l1,l1]"), [["l1", "l1"]]),
+        (("criterion=apoz", "criterion.site=relu"), ["criterion.site=relu", "post_act", "conv_out"]),
+        (("criterion=apoz", "criterion.threshold=-1"), ["criterion.threshold=-1", 0]),
+        (("criterion=hrank", "criterion.images=0"), ["criterion.images=0", 1, "null"]),
+        (("criteria=all", "criteria.entropy.bins=1"), ["criteria.entropy.bins=1", 2]),
+        (("criterion=taylor_l1_per_batch", "criterion.norm=3"), ["criterion.norm=3", 1, 2]),
+        (("criterion=random", "criterion.seed=-1"), ["criterion.seed=-1"]),
+        (("criterion=apoz", "+criterion.sigma=1"), ["criterion.sigma"]),
+        (("criterion=taylor_l1", "+criterion.p=1"), ["criterion.p"]),
+        (("score_batch_size=0",), ["score_batch_size=0"]),
     ),
 )
-def test_wrong_options_of_criteria_are_one_line(overrides: tuple[str, ...], message: str, command: Command) -> None:
-    done = command(*FAKE, *overrides)
-    assert done.code == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1 and message in done.err
+def test_wrong_options_of_criteria_are_one_line(overrides: tuple[str, ...], told: list[object], command: Command) -> None:
+    check_refused(command(*FAKE, *overrides), 2, *told)

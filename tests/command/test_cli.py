@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.cifar_resnet import cifar_resnet
-from support import ROOT, Command
+from support import ROOT, Command, Ended, check_refused
 
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=1", "finetune.epochs=1")
 
@@ -305,9 +305,8 @@ class _Evil:
 def test_a_fault_of_ours_is_one_line_and_a_log(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.one_shot.trace_channels", lambda model, example: 1 / 0)
     ended = command(*TINY)
-    assert ended.code == 1
-    assert re.fullmatch(r"error: ZeroDivisionError: division by zero; this is a fault of Prunescope; .*error.log\n", ended.err)
     [folder] = [path.parent for path in tmp_path.rglob("error.log")]
+    check_refused(ended, 1, "ZeroDivisionError", folder / "error.log")
     assert "Traceback" in (folder / "error.log").read_text()
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 1)
@@ -321,8 +320,7 @@ def test_out_of_memory_is_no_fault_of_ours(error: Exception, command: Command, m
         raise error
 
     monkeypatch.setattr("runners.one_shot.trace_channels", full)
-    ended = command(*TINY)
-    assert ended.code == 6 and re.fullmatch("error: out of memory; .*; try recipe.batch_size=64 .*\n", ended.err)
+    check_refused(command(*TINY), 6, "memory", "recipe.batch_size=64")
 
 
 def test_interruption_by_hand_is_one_line(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,8 +328,7 @@ def test_interruption_by_hand_is_one_line(tmp_path: Path, command: Command, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("runners.one_shot.trace_channels", stop)
-    ended = command(*TINY)
-    assert ended.code == 130 and ended.err == "error: interrupted; finished stages are kept; give the same command to go on\n"
+    check_refused(command(*TINY), 130)
     [status] = tmp_path.rglob("status.json")
     assert json.loads(status.read_text())["state"] == "stopped"
 
@@ -364,10 +361,7 @@ def test_a_foreign_package_on_the_path_is_refused_by_name(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "--cfg", "job"], capture_output=True, text=True, env=environment
     )
-    assert done.returncode == 2
-    assert (
-        done.stderr.startswith(f"error: {foreign} has the name of a package of this project") and done.stderr.count("\n") == 1
-    )
+    check_refused(Ended(done.returncode, done.stdout, done.stderr), 2, foreign)
 
 
 def test_run_works_from_another_folder_and_as_a_module(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from runners.storage.weights import load_weights
 from runners.sweeping import local, manifest, pool
 from runners.sweeping.job import Job
 from runners.training import state
-from support import ROOT, Command, Ended
+from support import ROOT, Command, Ended, check_line, check_refused, gone_on_from, names, raises_line
 
 TINY = (
     *("dataset=fake", "dataset.num_images=64", "dataset.image_size=8", "model=resnet20", "precision=fp32"),
@@ -54,11 +55,6 @@ SECRET = "hunter2-planted-8Xq"
 @pytest.fixture(autouse=True)
 def latency_is_not_measured_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runners.measuring.accuracy, "cost", partial(runners.measuring.accuracy.cost, seconds=0.001))
-
-
-def is_refused(ended: Ended, code: int, told: str) -> None:
-    assert ended.code == code and re.search(told, ended.err), ended
-    assert ended.err.startswith("error: ") and ended.err.count("\n") == 1 and "Traceback" not in ended.out
 
 
 def tables(folder: Path) -> dict[str, str]:
@@ -77,16 +73,16 @@ def holding(folder: Path, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("scope: layer\n\tratio: 0.1\n", "broken.yaml, line 3, column 1: found character .* that cannot start any token"),
-        ("ratio: 0.1\nscope: layer\nratio: 0.2\n", "broken.yaml, line 4, column 1: found duplicate key ratio"),
-        ("ratio: [0.1\n", "broken.yaml, line 3, column 1: "),
-        ("scope: no\n", "scope=False cannot be used; it is layer or global"),
+        ("scope: layer\n\tratio: 0.1\n", ["broken.yaml", "line 3", "column 1"]),
+        ("ratio: 0.1\nscope: layer\nratio: 0.2\n", ["broken.yaml", "line 4", "column 1", "ratio"]),
+        ("ratio: [0.1\n", ["broken.yaml", "line 3", "column 1"]),
+        ("scope: no\n", ["scope=False", "layer", "global"]),
     ],
 )
-def test_a_broken_yaml_is_named_with_line_and_column(content: str, told: str, tmp_path: Path, command: Command) -> None:
+def test_a_broken_yaml_is_named_with_line_and_column(content: str, told: list[str], tmp_path: Path, command: Command) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "broken.yaml").write_text(f"# @package _global_\n{content}")
-    is_refused(command("experiment=broken", f"--config-dir={tmp_path / 'conf'}"), 2, told)
+    check_refused(command("experiment=broken", f"--config-dir={tmp_path / 'conf'}"), 2, *told)
 
 
 def test_a_run_folder_lies_below_outputs_wherever_links_lead(tmp_path: Path) -> None:
@@ -98,9 +94,9 @@ def test_a_run_folder_lies_below_outputs_wherever_links_lead(tmp_path: Path) -> 
     for good in (outputs / "run", tmp_path / "linked" / "run", outputs / "a" / "b"):
         check_run_folder(good, tmp_path / "linked", store)
     for bad in (outputs / "out" / "run", outputs, outputs / "x" / "..", store / "run", outputs / ".." / "run", Path("/etc")):
-        with pytest.raises(ConfigError, match="run folders lie below outputs="):
+        with raises_line(ConfigError, f"outputs={outputs}"):
             check_run_folder(bad, outputs, store)
-    with pytest.raises(ResourceError, match="out is a symbolic link"):
+    with raises_line(ResourceError, outputs / "out"):
         check_run_folder(outputs / "out", outputs, store)
 
 
@@ -122,7 +118,7 @@ def test_jobs_that_are_the_same_run_once(command: Command, monkeypatch: pytest.M
     started: list[Job] = []
     monkeypatch.setattr(local, "run_all", lambda jobs, *_, **__: started.extend(jobs) or [])
     ended = command("--multirun", *TINY, "criterion=l1,l1,l2", "ratio=0.3,3e-1")
-    assert ended.code == 0 and "4 of 6 jobs are the same as others and run once." in ended.out
+    assert ended.code == 0 and names(ended.out, "4 of 6")
     assert [dict(job.values) for job in started] == [{"criterion": "l1"}, {"criterion": "l2"}]
 
 
@@ -131,9 +127,7 @@ def test_a_gpu_that_is_not_there_is_refused(
     device: str, there: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    is_refused(
-        command(*ONE, f"device={device}"), 2, f"device={device}: this machine has {there} CUDA devices; .*; try device=cpu"
-    )
+    check_refused(command(*ONE, f"device={device}"), 2, f"device={device}", there, "device=cpu")
     assert not list(tmp_path.rglob("accuracy.csv"))
 
 
@@ -145,12 +139,12 @@ def test_outputs_that_cannot_be_written_end_at_once(reason: str, tmp_path: Path,
     check_writable("outputs", tmp_path)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(ResourceError, match=rf"outputs=.* cannot be written \({reason}\); .*outputs=DIR"):
+    with raises_line(ResourceError, f"outputs={tmp_path}", reason):
         check_writable("outputs", tmp_path)
 
 
 def test_proc_takes_no_outputs(command: Command) -> None:
-    is_refused(command(*ONE, outputs="/proc/nowhere"), 6, "outputs=/proc/nowhere cannot be written")
+    check_refused(command(*ONE, outputs="/proc/nowhere"), 6, "outputs=/proc/nowhere")
 
 
 # B
@@ -183,7 +177,7 @@ def test_one_flipped_bit_of_a_data_file_is_found_before_it_is_read(tmp_path: Pat
         flipped = bytearray(content)
         flipped[len(content) // 3] ^= 4
         (tmp_path / name).write_bytes(flipped)
-        with pytest.raises(DataError, match=f"{name} has the SHA-256 [0-9a-f]{{64}}, published is {pinned[name]}"):
+        with raises_line(DataError, name, hashlib.sha256(flipped).hexdigest(), pinned[name]):
             load()
         (tmp_path / name).write_bytes(content)
     assert len(read) == 2
@@ -210,18 +204,16 @@ def test_a_run_whose_data_changed_is_refused_and_resumes_nothing(
     assert command(*ONE).code == 75
     shutil.copytree(tmp_path / "outputs", tmp_path / "same")
     same = command(*ONE, outputs=str(tmp_path / "same"))
-    assert same.code == 0 and "train: goes on from epoch 1, step 1" in same.out
+    assert same.code == 0 and gone_on_from(same.out) == [(1, 1)]
     monkeypatch.setattr(runners.data.fake, "fake", other)
     refused = [command(*ONE) for _ in range(2)]  # the refusal itself is no first leg
     for ended in refused:
-        assert ended.code == 4 and re.fullmatch(
-            r"error: the images or labels of fake-\S+ are not those that it began with \(\w{10} then, \w{10} now\); a run goes "
-            r"on with the same data; bring them back, or begin anew with rerun=true\n",
-            ended.err,
-        )
+        check_refused(ended, 4, same.folder.name, "rerun=true")
+        then, now = re.findall(r"\b[0-9a-f]{10}\b", ended.err.replace(same.folder.name, ""))
+        assert then != now
     changed = command(*ONE, "rerun=true")
-    assert changed.code == 0 and "goes on" not in changed.out
-    facts = [json.loads((run.folder / "run.json").read_text()) for run in (same, changed)]
+    assert changed.code == 0 and gone_on_from(changed.out) == []
+    facts = [run.facts for run in (same, changed)]
     keys = [each["keys"] for each in facts]
     assert [each["numerics_mixed"] for each in facts] == [False, False]
     assert keys[0].keys() == keys[1].keys() and not set(keys[0].values()) & set(keys[1].values())
@@ -241,14 +233,14 @@ def test_a_run_that_another_machine_goes_on_with_is_flagged(command: Command, mo
         after_step(self)
 
     monkeypatch.setattr(state.Keeper, "after_step", stop_once)
-    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "an older GPU")
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "older")
     assert command(*ONE).code == 75
-    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "a newer GPU")
+    monkeypatch.setattr("runners.storage.facts.numerics", lambda device, **_: "newer")
     ended = command(*ONE)
-    assert ended.code == 0 and "train: goes on from epoch 1, step 1" in ended.out
-    facts = json.loads((ended.folder / "run.json").read_text())
-    assert facts["numerics_mixed"] is True
-    assert facts["made_on"]["trained"] == ["a newer GPU", "an older GPU"] and facts["made_on"]["scores"] == ["a newer GPU"]
+    assert ended.code == 0 and gone_on_from(ended.out) == [(1, 1)]
+    assert ended.facts["numerics_mixed"] is True
+    made_on = ended.facts["made_on"]
+    assert made_on["trained"] == ["newer", "older"] and made_on["scores"] == ["newer"]
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,18 +269,15 @@ def test_a_second_sigterm_while_the_state_is_saved_is_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(state.Keeper, "after_step", first)
         patch.setattr(state.Keeper, "save", second)
-        is_refused(command(*ONE), 75, "SIGTERM came in epoch 1, step 1 of 'train' .*; the state is saved")
+        check_refused(command(*ONE), 75, "SIGTERM", "epoch 1", "step 1", "'train'")
     resumed = command(*ONE)
-    assert resumed.code == 0 and "train: goes on from epoch 1, step 1" in resumed.out
+    assert resumed.code == 0 and gone_on_from(resumed.out) == [(1, 1)]
     assert tables(resumed.folder) == tables(command(*ONE, outputs=str(tmp_path / "whole")).folder)
 
 
-@pytest.mark.parametrize(
-    ("presses", "told"),
-    [(1, "SIGINT came in epoch 1, step 1 of 'train' (1 epochs, batch 16); the state is saved"), (2, "interrupted; ")],
-)
+@pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_saves_and_twice_ends_at_once(
-    presses: int, told: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    presses: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_step = state.Keeper.after_step
 
@@ -301,11 +290,13 @@ def test_ctrl_c_saves_and_twice_ends_at_once(
         patch.setattr(state.Keeper, "after_step", press)
         ended = command(*ONE)
     hint, error = ended.err.strip().splitlines()
-    assert ended.code == 130 and hint.startswith("stopping after this step") and error.startswith(f"error: {told}")
+    assert not hint.startswith("error: ")
+    check_refused(replace(ended, err=error), 130)
+    assert names(error, "SIGINT") is names(error, "epoch 1, step 1") is (presses == 1)
     [status] = (tmp_path / "outputs").glob("fake-*/status.json")
     assert json.loads(status.read_text())["state"] == "stopped"
     resumed = command(*ONE)
-    assert resumed.code == 0 and ("goes on from epoch 1, step 1" in resumed.out) is (presses == 1)
+    assert resumed.code == 0 and gone_on_from(resumed.out) == ([(1, 1)] if presses == 1 else [])
     assert tables(resumed.folder) == tables(command(*ONE, outputs=str(tmp_path / "whole")).folder)
 
 
@@ -358,7 +349,7 @@ def test_images_that_do_not_fit_are_no_wrong_config(
         raise error
 
     monkeypatch.setattr(runners.data.fake, "fake", full)
-    is_refused(command(*ONE), 6, "out of memory; a smaller batch, model or data set is needed")
+    check_refused(command(*ONE), 6, "memory")
 
 
 @pytest.mark.slow
@@ -375,8 +366,7 @@ def test_a_limit_on_memory_is_told(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # torch, imported before the log is set up, may say that there is no GPU.
-    assert done.returncode == 6 and done.stderr.splitlines()[-1].startswith("error: out of memory; "), done
-    assert "Traceback" not in done.stderr
+    check_refused(Ended(done.returncode, done.stderr, done.stderr.splitlines()[-1]), 6, "memory")
 
 
 # F
@@ -385,7 +375,7 @@ def test_a_limit_on_memory_is_told(tmp_path: Path) -> None:
 def test_a_network_whose_outputs_are_no_numbers_has_no_accuracy(tmp_path: Path, command: Command) -> None:
     """One step at this rate leaves weights that are finite, and outputs that are not."""
     ended = command(*ONE, "recipe.batch_size=64", "recipe.lr=1e30")
-    is_refused(ended, 5, "the network's loss on 64 images is nan; all numbers must stay finite")
+    check_refused(ended, 5, "loss", "64 images", "nan")
     assert not list(tmp_path.rglob("accuracy.csv"))
     [status] = (tmp_path / "outputs").glob("fake-*/status.json")
     assert json.loads(status.read_text())["exit_code"] == 5
@@ -399,8 +389,7 @@ def test_a_device_out_of_memory_names_the_batch_and_changes_none(command: Comman
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", full)
-    told = "out of memory on cpu in epoch 1, step 0 of 'train' .*; the whole batch must fit; make recipe.batch_size"
-    is_refused(command(*ONE), 6, told)
+    check_refused(command(*ONE), 6, "memory", "cpu", "epoch 1", "step 0", "'train'", "recipe.batch_size")
     assert asked == [16]
 
 
@@ -464,7 +453,8 @@ def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path, command: Com
     weights = models.cifar_resnet.cifar_resnet(depth=20, num_classes=10).state_dict()
     save_file({**weights, "\x1b[2Jconv1\x07": torch.zeros(2)}, tmp_path / "a.safetensors")
     ended = command(*ONE, f"weights={tmp_path / 'a.safetensors'}")
-    assert ended.code == 4 and "\\x1b[2Jconv1\\x07 is unknown" in ended.err and "\x1b" not in ended.err + ended.out
+    check_refused(ended, 4, "\\x1b[2Jconv1\\x07")
+    assert "\x1b" not in ended.err + ended.out
 
 
 def test_an_error_is_one_printable_line() -> None:
@@ -488,14 +478,14 @@ def test_places_and_what_slurm_says_may_be_read(name: str, monkeypatch: pytest.M
     assert variable(name) == "/data"
     monkeypatch.delenv(name)
     assert variable(name, "other") == "other"
-    with pytest.raises(ConfigError, match=f"environment variable {name} is not set"):
+    with raises_line(ConfigError, name):
         variable(name)
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "PATH", "USER", "SECRET_DIR", "KUBECONFIG"])
 def test_nothing_else_of_the_environment_may_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, SECRET)
-    with pytest.raises(ConfigError, match=f"the environment variable {name} may not be read") as caught:
+    with raises_line(ConfigError, name) as caught:
         variable(name, "default")
     assert SECRET not in str(caught.value)
 
@@ -563,12 +553,12 @@ def test_a_run_writes_through_no_link(tmp_path: Path, command: Command) -> None:
     victim.write_text("mine")
     (first.folder / "run.log").unlink()
     (first.folder / "run.log").symlink_to(victim)
-    is_refused(command(*ONE, "recipe.epochs=0", "rerun=true"), 6, "run.log is a symbolic link")
+    check_refused(command(*ONE, "recipe.epochs=0", "rerun=true"), 6, first.folder / "run.log", "link")
     (first.folder / "run.log").unlink()
     shutil.move(first.folder, tmp_path / "moved")
     first.folder.symlink_to(tmp_path / "moved")
     before = {path.name: path.read_bytes() for path in (tmp_path / "moved").iterdir() if path.is_file()}
-    is_refused(command(*ONE, "recipe.epochs=0", "rerun=true"), 6, "is a symbolic link")
+    check_refused(command(*ONE, "recipe.epochs=0", "rerun=true"), 6, first.folder, "link")
     assert victim.read_text() == "mine"
     assert {path.name: path.read_bytes() for path in (tmp_path / "moved").iterdir() if path.is_file()} == before
 
@@ -578,8 +568,8 @@ def test_a_store_for_everybody_is_warned_of(tmp_path: Path, command: Command) ->
     store.mkdir()
     store.chmod(0o777)
     ended = command(*ONE, "recipe.epochs=0", f"store={store}")
-    assert ended.code == 0
-    assert re.fullmatch(r"warning: store=.* takes files from every user of this machine; .*; chmod o-w .*\n", ended.err)
+    assert ended.code == 0 and ended.err.startswith("warning: ")
+    check_line(ended.err, f"store={store}", "chmod o-w")
     store.chmod(0o770)
     assert command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}").err == ""
 
@@ -593,12 +583,7 @@ def test_a_store_for_everybody_that_is_somebody_elses_is_trusted_only_if_told(
     assert command(*ONE, "recipe.epochs=0", f"store={store}").code == 0, "somebody's, but not everybody's to write"
     store.chmod(0o777)
     ended = command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}")
-    assert ended.code == 2
-    assert re.fullmatch(
-        r"error: store=.* takes files from every user of this machine and belongs to another one \(user \d+\); .*, or trust "
-        r"them all with shared_store=true\n",
-        ended.err,
-    )
+    check_refused(ended, 2, f"store={store}", store.stat().st_uid, "shared_store=true")
     trusted = command(*ONE, "recipe.epochs=0", "ratio=0.4", f"store={store}", "shared_store=true")
     assert (trusted.code, trusted.err) == (0, "")
 

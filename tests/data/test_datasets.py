@@ -19,7 +19,7 @@ from runners.data.resident import Images
 from runners.data.splits import Splits, make_splits, parted
 from runners.process.errors import DataError
 from runners.storage.keys import AUGMENTATION
-from support import ROOT, augmented_epochs
+from support import ROOT, augmented_epochs, raises_line
 
 DATASETS = options("dataset")
 
@@ -150,10 +150,10 @@ def test_the_photographs_are_one_of_each_class_of_imagenet(real_data: Path) -> N
 
 
 def test_mnist_is_not_downloaded_and_no_other_files_are_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="MNIST is not downloaded; give .* data_root=DIR"):
+    with raises_line(DataError, "MNIST", "data_root=DIR"):
         mnist.mnist(data_root=None)
     for name in mnist.FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\0" * 16)
-    with pytest.raises(DataError, match="do not have the published checksums"):
+    with raises_line(DataError, tmp_path, "checksums"):
         mnist.mnist(data_root=str(tmp_path))

@@ -22,6 +22,7 @@ from runners.data.source import Batch, Source, Steps
 from runners.data.splits import Splits, load
 from runners.data.streamed import Streamed, StreamedSteps
 from runners.process.errors import ConfigError, DataError, ResourceError
+from support import raises_line
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES, EACH = ("n01", "n02", "n10"), 7
@@ -228,9 +229,8 @@ def test_a_broken_file_is_one_line(root: Path, workers: int, content: bytes | st
     path.unlink()
     if not isinstance(content, str):
         path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(DataError) as caught:
+    with raises_line(DataError, path):
         list(source.batches(5))
-    assert str(caught.value).startswith(f"{path} cannot be read (") and "\n" not in str(caught.value)
     with pytest.raises(DataError):
         epoch(source.steps(4, stream=5, augment=True), 0)
 
@@ -244,9 +244,8 @@ def test_a_killed_worker_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch
 
     source = streamed(root, num_workers=1)
     monkeypatch.setattr(Image, "open", killed)
-    with pytest.raises(ResourceError, match=r"DataLoader worker .*; try dataset.num_workers=0$") as caught:
+    with raises_line(ResourceError, "dataset.num_workers=0"):
         list(source.batches(5))
-    assert "\n" not in str(caught.value)
 
 
 def test_the_content_is_names_sizes_and_labels(root: Path) -> None:
@@ -281,7 +280,7 @@ def test_one_folder_is_divided_by_the_seed(root: Path) -> None:
 
 
 def test_files_are_not_padded(root: Path) -> None:
-    with pytest.raises(ConfigError, match="dataset.crop_padding=4"):
+    with raises_line(ConfigError, "dataset.crop_padding=4"):
         load(image_folder, given(root, crop_padding=4))
 
 
@@ -300,7 +299,7 @@ def test_two_folders_have_the_same_classes(root: Path) -> None:
     for name in CLASSES[:2]:
         write(root / "val" / name / "0.jpg", 99)
     keys = {key: value for key, value in given(root).items() if key not in ("folder", "test_share")}
-    with pytest.raises(DataError, match="photos has 3 and val 2 classes"):
+    with raises_line(DataError, "photos has 3", "val 2"):
         load(image_folders, keys | {"train": "photos", "test": "val"})
     write(root / "val" / CLASSES[2] / "0.jpg", 99)
     splits = load(image_folders, keys | {"train": "photos", "test": "val"})
@@ -309,5 +308,5 @@ def test_two_folders_have_the_same_classes(root: Path) -> None:
 
 @pytest.mark.parametrize("data_root", [None, "here"])
 def test_folders_that_are_not_there_are_one_line(data_root: str | None, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no folder 'photos'; .*; give the folder above it with data_root=DIR"):
+    with raises_line(DataError, "'photos'", "data_root=DIR"):
         load(image_folder, given(tmp_path) | {"data_root": data_root and str(tmp_path)})

@@ -30,7 +30,7 @@ def test_the_command_line_is_read_as_hydra_reads_it() -> None:
     def refuse(message: str) -> None:
         raise KeyError(message)
 
-    with pytest.raises(KeyError, match="unrecognized arguments: --no-such-flag"):
+    with pytest.raises(KeyError, match="--no-such-flag"):
         flags(["--no-such-flag"], refuse)  # pyright: ignore[reportArgumentType]
 
 

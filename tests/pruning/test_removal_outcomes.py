@@ -18,6 +18,7 @@ from runners.pruning.remove import remove, zero_filters
 from runners.selection.plan import plan
 from runners.selection.rule import Rule
 from runners.tracing.channels import Removed, trace_channels
+from support import raises_line
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,8 @@ def test_nothing_can_be_removed_from_convnext_and_the_message_says_why(build: Ca
     channels = trace_channels(network, images(32, torch.float32, n=1))
     assert all(channels.obstacle(layer) for layer in channels.convolutions) and len(channels.convolutions) == 22
     assert {group for layer in channels.convolutions for group in channels.writes[layer].tolist()} <= set(channels.fixed)
-    with pytest.raises(ConfigError, match="passes layer_norm, which mixes channels") as caught:
+    with raises_line(ConfigError, "layer_norm"):
         plan(channels, Rule(0.5))
-    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_a_layer_standardises_are_not_removed() -> None:

@@ -22,7 +22,7 @@ from runners.pruning.remove import remove
 from runners.pruning.saved import PLAN, WEIGHTS, Pruned, factories, load_pruned, save_pruned
 from runners.storage.keys import digest
 from runners.tracing.channels import trace_channels
-from support import ROOT
+from support import ROOT, raises_line
 
 RESNET = {"_target_": "models.cifar_resnet.cifar_resnet", "depth": 20, "num_classes": 10, "in_channels": 3, "shortcut": "pad"}
 # What makes the network, and how a config says so.
@@ -120,34 +120,32 @@ def edit(folder: Path) -> None:
     (folder / PLAN).write_text((folder / PLAN).read_text().replace('"of": 16', '"of": 17', 1))
 
 
-CHANGED = "was changed after it was written"
-FAULTS: Mapping[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped bit of the weights": (lambda folder: flip(folder / WEIGHTS), f"{WEIGHTS} {CHANGED}"),
-    "weights of another network": (exchange, f"{WEIGHTS} {CHANGED}"),
-    "an edited plan": (edit, f"{PLAN} {CHANGED}"),
-    "half a plan": (lambda folder: os.truncate(folder / PLAN, 100), f"{PLAN} {CHANGED}"),
-    "a plan that is a list": (lambda folder: (folder / PLAN).write_text("[]"), f"{PLAN} {CHANGED}"),
-    "no plan": (lambda folder: (folder / PLAN).unlink(), f"holds no pruned network ({PLAN} is not there)"),
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"holds no pruned network ({WEIGHTS} is not there)"),
-    "a later format": (lambda folder: rewrite(folder, format=2), "has format 2; 1 is read"),
+FAULTS: Mapping[str, tuple[Callable[[Path], object], list[str]]] = {
+    "a flipped bit of the weights": (lambda folder: flip(folder / WEIGHTS), [WEIGHTS, "changed"]),
+    "weights of another network": (exchange, [WEIGHTS, "changed"]),
+    "an edited plan": (edit, [PLAN, "changed"]),
+    "half a plan": (lambda folder: os.truncate(folder / PLAN, 100), [PLAN, "changed"]),
+    "a plan that is a list": (lambda folder: (folder / PLAN).write_text("[]"), [PLAN, "changed"]),
+    "no plan": (lambda folder: (folder / PLAN).unlink(), [PLAN, "not there"]),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), [WEIGHTS, "not there"]),
+    "a later format": (lambda folder: rewrite(folder, format=2), ["format 2", "1"]),
     "a foreign factory": (
         lambda folder: rewrite(folder, model={"_target_": "os.system", "command": f"touch {folder}/ran"}),
-        "names the factory 'os.system'; it must be one of models.",
+        ["'os.system'"],
     ),
-    "an argument too many": (lambda folder: rewrite(folder, model=RESNET | {"mode": 1}), "cannot make the network"),
-    "a factory with other layers": (lambda folder: rewrite(folder, model=RESNET | {"depth": 32}), "other layers or widths"),
-    "other widths": (lambda folder: rewrite(folder, model=RESNET | {"num_classes": 9}), "other layers or widths"),
+    "an argument too many": (lambda folder: rewrite(folder, model=RESNET | {"mode": 1}), ["mode"]),
+    "a factory with other layers": (lambda folder: rewrite(folder, model=RESNET | {"depth": 32}), ["layers or widths"]),
+    "other widths": (lambda folder: rewrite(folder, model=RESNET | {"num_classes": 9}), ["layers or widths"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_folder_that_is_not_as_it_was_written_is_one_line(name: str, tmp_path: Path) -> None:
     saved(tmp_path)
-    damage, message = FAULTS[name]
+    damage, told = FAULTS[name]
     damage(tmp_path)
-    with pytest.raises(StoreError) as caught:
+    with raises_line(StoreError, tmp_path, *told):
         load_pruned(tmp_path)
-    assert message in str(caught.value) and "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 

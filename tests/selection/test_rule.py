@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from runners.process.errors import ConfigError
 from runners.selection.rule import Rule, matching
+from support import raises_line
 
 LAYERS = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer2.0.conv1", "0")
 
@@ -32,24 +33,22 @@ def test_names_patterns_and_indices(key: str | int, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"),
+    ("key", "told"),
     [
-        (
-            "layer1.0.conv3",
-            "skip names layer 'layer1.0.conv3', .* has 6 convolutions, conv1 .1. to 0; did you mean layer1.0.conv[12]",
-        ),
-        ("layer3.*", "skip names layer 'layer3.[*]', which this network has not"),
-        (7, "skip names layer '7', .*; a preset fits one network only"),
-        ("Conv1", "did you mean"),
+        ("layer1.0.conv3", ["6 convolutions", "conv1 (1) to 0", "did you mean layer1.0.conv"]),
+        ("layer3.*", []),
+        (7, ["preset"]),
+        ("Conv1", ["did you mean"]),
     ],
 )
-def test_an_unknown_layer_is_one_line(key: str | int, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_an_unknown_layer_is_one_line(key: str | int, told: list[str]) -> None:
+    with raises_line(ConfigError, "skip", f"'{key}'") as caught:
         Rule(ratio=0.5, skip=[key]).skipped(LAYERS)
+    assert all(part in str(caught.value) for part in told)
 
 
 def test_a_network_without_convolutions_has_no_layer() -> None:
-    with pytest.raises(ConfigError, match="skip names layer 'a', which this network has not; it has 0 convolutions; a preset"):
+    with raises_line(ConfigError, "skip", "'a'", "0 convolutions"):
         matching("a", (), "skip")
 
 
@@ -78,7 +77,7 @@ def test_a_name_counts_before_a_pattern_and_a_longer_pattern_before_a_shorter_on
 
 @pytest.mark.parametrize("ratio", ({"1": 0.5, "conv1": 0.6}, {"layer1.?.conv1": 0.5, "layer?.0.conv1": 0.6}))
 def test_one_layer_has_one_share(ratio: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="ratio gives .*conv1 the share 0.[56] by .* 0.[56] by .*; one is allowed"):
+    with raises_line(ConfigError, "conv1", *ratio, *ratio.values()):
         Rule(ratio=ratio).shares(LAYERS)
     assert Rule(ratio=dict.fromkeys(ratio, 0.5)).shares(LAYERS)
 

@@ -25,6 +25,7 @@ from runners.selection.rule import ROUNDINGS, Rule, num_removed
 from runners.selection.select import SELECTION_COLUMNS, removed_filters, select
 from runners.storage.tables import read_table
 from runners.tracing.channels import Channels, trace_channels
+from support import raises_line
 
 Layers = Mapping[str, Sequence[float]]
 
@@ -219,14 +220,14 @@ def test_global_scope_against_a_loop(scores: list[list[int]], percent: int, min_
 
 @pytest.mark.parametrize("bad", (nan, inf, -inf))
 def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
-    with pytest.raises(NumericalError, match="'l1' gave b scores that are not finite"):
+    with raises_line(NumericalError, "'l1'", "b"):
         chosen({"a": [1.0, 2], "b": [1.0, bad]}, Rule(ratio=0.5))
 
 
 def test_a_criterion_without_scores_is_refused() -> None:
     layers = {"a": [1.0, 2], "b": [3.0, 4]}
-    for scores in (table(layers), table({"a": layers["a"]}, "gm")):
-        with pytest.raises(ConfigError, match=r"criterion 'gm' has no scores for [ab] \(and [01] more\)"):
+    for scores, lacking in ((table(layers), "a (and 1 more)"), (table({"a": layers["a"]}, "gm"), "b (and 0 more)")):
+        with raises_line(ConfigError, "'gm'", lacking):
             select(scores, "gm", channels_of(layers), Rule(ratio=0.5))
 
 
@@ -258,7 +259,7 @@ def test_tied_and_fixed_layers_lose_nothing_and_say_why() -> None:
     assert dict(found["removed"]) == {"stem": "", "sum": "", "free": "3 2", "twice": "", "last": ""}
     plan(channels, Rule(ratio=0.5))
     stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
-    with pytest.raises(ConfigError, match="no convolution of this network can lose filters [(]stem tied to sum[)]"):
+    with raises_line(ConfigError, "stem tied to sum"):
         plan(stuck, Rule(ratio=0.5))
     assert set(select(table(layers), "l1", stuck, Rule(ratio=0.5))["removed"]) == {""}
 

@@ -28,7 +28,7 @@ from runners.training import schedule, state
 from runners.training.engine import Engine
 from runners.training.fit import fit
 from runners.training.recipe import Recipe
-from support import ROOT, Command
+from support import ROOT, Command, Ended, check_refused, gone_on_from, raises_line
 
 ZYGOTE = ROOT / "tests" / "drills" / "zygote.py"
 CRASHES = ROOT / "tests" / "drills" / "crashes.py"
@@ -146,9 +146,8 @@ def test_when_no_generation_is_whole_nobody_starts_anew_in_silence(content: byte
     paths = [checkpoints.save({"step": step}) for step in (1, 2)]
     for path in paths:
         path.write_bytes(content)
-    with pytest.raises(StoreError, match="no saved state of this training is whole .*a.state, .*b.state.*delete") as caught:
+    with raises_line(StoreError, *paths):
         checkpoints.load()
-    assert caught.value.exit_code == 4
     checkpoints.save({"step": 3})
     found = checkpoints.load()
     assert found is not None and found["step"] == 3, "one whole generation is enough"
@@ -161,7 +160,7 @@ def test_a_state_of_another_training_is_not_taken(tmp_path: Path) -> None:
     path = theirs.save({"step": 7})
     ours.folder.mkdir()
     (ours.folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(StoreError, match="no saved state"):
+    with raises_line(StoreError, ours.folder / path.name):
         ours.load()
     ours.save({"step": 1})
     found = ours.load()
@@ -173,7 +172,7 @@ def test_a_state_of_a_newer_version_is_refused_by_name(tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(resume, "VERSION", 3)
         checkpoints.save({"step": 1})
-    with pytest.raises(StoreError, match="was written by version 3 of checkpoints; this is version 2"):
+    with raises_line(StoreError, "version 3", 2):
         checkpoints.load()
 
 
@@ -184,7 +183,7 @@ def test_a_state_that_would_run_code_does_not(tmp_path: Path) -> None:
 
     checkpoints = Checkpoints(tmp_path / "unfinished")
     checkpoints.save({"step": 1, "trap": Trap()})  # as someone who may write to the store could: its hash is right
-    with pytest.raises(StoreError, match="is no saved state"):
+    with raises_line(StoreError, checkpoints.folder):
         checkpoints.load()
     assert not (tmp_path / "canary").exists()
 
@@ -273,11 +272,11 @@ def test_a_full_disk_leaves_the_older_generation(tmp_path: Path, monkeypatch: py
         checkpoints.save({"step": step})
 
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ResourceError, match="No space left"):
+        with raises_line(ResourceError, os.strerror(28)):
             checkpoints.save({"step": 3})
     found = checkpoints.load()
     assert found is not None and found["step"] == 2
@@ -285,8 +284,7 @@ def test_a_full_disk_leaves_the_older_generation(tmp_path: Path, monkeypatch: py
 
 def test_a_state_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
     recipe = Recipe(5, 8, 1e6, 0.0, lambda time, epochs: 1e-6 if time < 2 else 1e30, False)
-    expected = r"epoch 3, step \d of 'train'.*learning rate 1e[+]36.*last good .*epoch 3, step 0"
-    with pytest.raises(NumericalError, match=expected):
+    with raises_line(NumericalError, "epoch 3", "'train'", "1e+36", "epoch 3, step 0"):
         train(tmp_path, recipe)
     found = Checkpoints(tmp_path).load()
     assert found is not None and found["epoch"] == 2
@@ -302,8 +300,7 @@ def test_out_of_memory_is_explained(raised: Exception, tmp_path: Path, monkeypat
         raise raised
 
     monkeypatch.setattr(nn.Flatten, "forward", forward)
-    told = r"on cpu in epoch 1, step 0 of 'train' .3 epochs, batch 8.*, after a peak of \d+\.\d GB; .* make recipe.batch_size"
-    with pytest.raises(ResourceError, match=told):
+    with raises_line(ResourceError, "cpu", "epoch 1", "step 0", "'train'", "batch 8", "GB", "recipe.batch_size"):
         train(tmp_path)
 
 
@@ -312,7 +309,7 @@ def test_other_errors_of_a_step_stay_what_they_are(tmp_path: Path, monkeypatch: 
     with pytest.raises(ZeroDivisionError):
         train(tmp_path / "divided")
     monkeypatch.setattr(nn.Flatten, "forward", lambda self, x: x.view(-1, 7))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
+    with pytest.raises(RuntimeError, match=r"\[-1, 7\]"):
         train(tmp_path / "viewed")
 
 
@@ -321,7 +318,7 @@ def test_a_signal_ends_training_after_the_step(tmp_path: Path) -> None:
     try:
         interruption.listen()
         os.kill(os.getpid(), signal.SIGUSR1)
-        with pytest.raises(Preempted, match="SIGUSR1 came in epoch 1, step 1 of 'train'.*the same command"):
+        with raises_line(Preempted, "SIGUSR1", "epoch 1", "step 1", "'train'"):
             train(tmp_path / "stopped")
         interruption.listen()
         resumed, _ = train(tmp_path / "stopped")
@@ -351,12 +348,11 @@ def test_a_signal_exits_with_75_and_the_same_command_goes_on(name: str, tmp_path
             break
     process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert err.startswith(f"error: {name} came in epoch ") and err.count("\n") == 1
+    check_refused(Ended(process.returncode, "", err), 75, name, "epoch")
     [status] = (tmp_path / "outputs").glob("fake-*/status.json")
     assert json.loads(status.read_text())["state"] == "stopped"
     resumed = command(*TINY, "recipe.epochs=60")
-    assert "train: goes on from epoch" in resumed.out and resumed.code == 0
+    assert len(gone_on_from(resumed.out)) == 1 and resumed.code == 0
     assert not list((tmp_path / "outputs" / "store" / "unfinished").iterdir())
     whole = command(*TINY, "recipe.epochs=60", outputs=str(tmp_path / "whole"))
     for name_of in ("accuracy", "history", "scores"):

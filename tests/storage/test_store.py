@@ -35,7 +35,7 @@ from runners.storage.stages import WEIGHTS, Stages
 from runners.storage.store import MANIFEST, Store
 from runners.storage.tables import read_table
 from runners.storage.weights import load_weights, save_weights
-from support import FixedKeys
+from support import FixedKeys, check_line, names, raises_line
 
 # Every key of the config, in small; the pinned keys below are of this one.
 CONFIG: dict[str, Any] = {
@@ -351,9 +351,9 @@ def test_the_first_of_two_results_stands_and_a_difference_is_told(
         entry = store.publish("trained", KEY, slower)
     assert (entry / "weights.bin").read_bytes() == b"first" and store.find("trained", KEY) == entry
     assert [path.name for path in entry.parent.iterdir()] == [KEY]
-    assert [record.message for record in caplog.records] == (
-        [f"made again, trained differs from the stored {KEY[:10]}, which stands"] if told else []
-    )
+    assert len(caplog.records) == told
+    for record in caplog.records:
+        check_line(record.message, "trained", KEY[:10])
 
 
 def test_every_flipped_bit_is_found_and_the_entry_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -376,7 +376,9 @@ def test_every_flipped_bit_is_found_and_the_entry_set_aside(tmp_path: Path, capl
             assert store.find("trained", KEY) is None
         assert not entry.exists()
     assert len(list((tmp_path / "trained" / "ab").glob(f"{KEY}.corrupt-*"))) == 60
-    assert len(caplog.records) == 60 and f"stored trained {KEY[:10]} does not match its hashes" in caplog.text
+    assert len(caplog.records) == 60
+    for record in caplog.records:
+        check_line(record.message, "trained", KEY[:10])
     # The control: without the hashes most of these files load as if nothing were wrong.
     assert n_silent > 30
 
@@ -435,7 +437,7 @@ def test_an_entry_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path:
     store = Store(tmp_path)
     entry = store.publish("trained", KEY, write())
     edited(version=3)(entry / MANIFEST)
-    with pytest.raises(StoreError, match="is of version 3; 1 can be read"):
+    with raises_line(StoreError, "version 3", 1):
         store.find("trained", KEY)
     assert entry.is_dir()
     manifest = json.loads((entry / MANIFEST).read_text())
@@ -466,9 +468,9 @@ def test_reading_an_entry_survives_a_network_s_hiccups(
     if number == errno.ENOENT:
         assert store.find("trained", KEY) is None and not entry.exists(), "what stays away is damage"
     else:
-        with pytest.raises(StoreError, match=f"cannot be read .{os.strerror(number)}.") as caught:
+        with raises_line(StoreError, entry, os.strerror(number)):
             store.find("trained", KEY)
-        assert caught.value.exit_code == 4 and entry.exists(), "nothing is set aside that could not be read"
+        assert entry.exists(), "nothing is set aside that could not be read"
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
@@ -488,16 +490,16 @@ def test_reading_a_stored_table_survives_them_too(number: int, tmp_path: Path, m
     pd.testing.assert_frame_equal(stages.table(SOME_TABLE, lambda: table), table)
     assert left == 0
     left = 3
-    with pytest.raises(StoreError, match="stored scores .* cannot be read"):
+    with raises_line(StoreError, "scores", os.strerror(number)):
         stages.table(SOME_TABLE, lambda: table)
 
 
 @pytest.mark.parametrize(
-    ("below", "error", "says"),
-    [("", ResourceError, "was deleted while this run needed it"), ("scores", StoreError, "nobody may delete from store=")],
+    ("below", "error"),
+    [("", ResourceError), ("scores", StoreError)],
 )
 def test_a_store_deleted_while_a_run_reads_is_one_line(
-    below: str, error: type[UserError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    below: str, error: type[UserError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = Stages(Store(tmp_path / "store"), FixedKeys({"scores": KEY}))
     table = pd.DataFrame({"score": [0.1]})
@@ -510,7 +512,7 @@ def test_a_store_deleted_while_a_run_reads_is_one_line(
     original = Stages._entry
     with monkeypatch.context() as patch:
         patch.setattr(Stages, "_entry", deleted)
-        with pytest.raises(error, match=says):
+        with raises_line(error, tmp_path / "store", "store="):
             stages.table(SOME_TABLE, lambda: table)
         assert list(tmp_path.rglob("tmp.*")) == []
     pd.testing.assert_frame_equal(stages.table(SOME_TABLE, lambda: table), table)  # the same command makes it anew
@@ -553,9 +555,9 @@ def test_a_store_that_no_longer_takes_files_is_a_resource_error(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ResourceError, match=os.strerror(number)) as caught:
+    with raises_line(ResourceError, os.strerror(number)) as caught:
         Store(tmp_path).publish("trained", KEY, write())
-    assert caught.value.exit_code == 6 and list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     assert (" MB free" in str(caught.value)) == (number == errno.EDQUOT)
 
 
@@ -566,7 +568,7 @@ def test_weights_that_are_no_numbers_are_not_published(name: str, bad: float, tm
     sick = network()
     sick.state_dict()[name].view(-1)[0] = bad
     history = pd.DataFrame({"epoch": [1]})
-    with pytest.raises(NumericalError, match=f"the result of stage 'trained' has {name} not finite"):
+    with raises_line(NumericalError, "'trained'", name):
         stages.network(SOME_NETWORK, network(), lambda unfinished: (sick, history))
     assert Store(tmp_path).find("trained", KEY) is None
     stages.network(SOME_NETWORK, network(), lambda unfinished: (network(), history))
@@ -663,10 +665,8 @@ def test_a_full_disk_is_a_resource_error_and_leaves_no_entry(
     store = Store(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(os if call == "fsync" else Path, call, no_space)
-        with pytest.raises(ResourceError) as caught:
+        with raises_line(ResourceError, tmp_path, os.strerror(errno.ENOSPC)):
             store.publish("trained", KEY, write())
-    assert str(tmp_path) in str(caught.value)
-    assert "No space left" in str(caught.value) and "\n" not in str(caught.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [] and store.find("trained", KEY) is None
 
 
@@ -690,9 +690,8 @@ def test_write_atomic_keeps_the_old_content_when_it_fails(
     write_atomic(path, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(owner, call, no_space)
-        with pytest.raises(ResourceError) as caught:
+        with raises_line(ResourceError, path, os.strerror(errno.ENOSPC)):
             write_atomic(path, b"new")
-    assert str(path) in str(caught.value) and "No space left" in str(caught.value)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
@@ -848,26 +847,26 @@ def test_saved_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".th", ".pt", ".pth", ".safetensors"])
 def test_broken_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path, good = tmp_path / f"a{suffix}", tmp_path / f"good{suffix}"
-    assert "is no file" in refused(path)
+    assert "no file" in refused(path)
     save_weights(network(), good) if suffix == ".safetensors" else torch.save(network().state_dict(), good)
     whole = good.read_bytes()
     rng = random.Random(0)
     for length in [0, 1, 7, 8, 100, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(20))]:
         path.write_bytes(whole[:length])
-        assert "cannot be read" in refused(path) or "pickle" in refused(path)
+        assert "read" in refused(path) or "pickle" in refused(path)
     for content in (bytes(1000), b"just text\n" * 50, b"PK\x03\x04" + bytes(500)):
         path.write_bytes(content)
         refused(path)
     for content in (b"<!DOCTYPE html><html>not found</html>", b"\n <HTML>"):
         path.write_bytes(content)
-        assert "is a web page" in refused(path)
+        assert "web page" in refused(path)
 
 
 def test_other_file_names_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     path.write_bytes(b"a")
-    assert "ends in '.npz'; .th, .pt, .pth, .safetensors are read" in refused(path)
-    assert "is no file" in refused(tmp_path)
+    check_line(refused(path), "'.npz'", ".th, .pt, .pth, .safetensors")
+    assert "no file" in refused(tmp_path)
 
 
 class Runs:
@@ -899,7 +898,7 @@ def payloads(canary: Path) -> dict[str, Any]:
 def test_pickles_that_would_run_code_are_refused_unread(tmp_path: Path, name: str, legacy: bool) -> None:
     canary, path = tmp_path / "canary", tmp_path / "a.pt"
     torch.save(payloads(canary)[name], path, _use_new_zipfile_serialization=not legacy)
-    assert "is a pickle that would run code" in refused(path)
+    assert names(refused(path), "pickle")
     assert not canary.exists()
     if name not in ("getattr", "a whole module"):
         torch.load(path, weights_only=False)
@@ -950,11 +949,11 @@ def test_weights_of_another_network_are_listed(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.ones(5, 3, 3, 3), "other": torch.ones(1), "0.bias": state["0.bias"]}, path)
     message = refused(path)
     # 1.weight 1.bias 1.running_mean 1.running_var 3.weight 3.bias missing, other unknown, 0.weight of another shape: eight.
-    assert "this Sequential (1.weight is missing, 1.bias is missing, 1.running_mean is missing and 5 more)" in message
+    check_line(message, "Sequential", "1.weight", "1.bias", "1.running_mean", "5 more")
     torch.save(state | {"0.weight": torch.ones(5, 3, 3, 3)}, path)
-    assert "(0.weight is 5x3x3x3 and should be 4x3x3x3)" in refused(path)
+    check_line(refused(path), "0.weight", "5x3x3x3", "4x3x3x3")
     torch.save(state | {"extra": torch.ones(())}, path)
-    assert "(extra is unknown)" in refused(path)
+    check_line(refused(path), "(extra")
 
 
 @pytest.mark.parametrize(
@@ -963,7 +962,7 @@ def test_weights_of_another_network_are_listed(tmp_path: Path) -> None:
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "a.pt"
     torch.save(content, path)
-    assert "holds no mapping from names to tensors" in refused(path)
+    check_line(refused(path), "tensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -971,7 +970,7 @@ def test_values_that_are_no_numbers_are_refused_with_their_name(tmp_path: Path, 
     state = prefixed("")
     state["3.weight"][1, 2] = value
     torch.save(state, tmp_path / "a.pt")
-    assert "has values in 3.weight that are not finite" in refused(tmp_path / "a.pt")
+    check_line(refused(tmp_path / "a.pt"), "3.weight", "finite")
 
 
 @pytest.mark.parametrize(

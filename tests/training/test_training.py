@@ -27,7 +27,7 @@ from runners.training import schedule
 from runners.training.engine import Engine
 from runners.training.fit import fit
 from runners.training.recipe import Recipe, check_recipe
-from support import augmented_epochs
+from support import augmented_epochs, raises_line
 
 HISTORY_COLUMNS = ["epoch", "lr", "train_loss_nats", "train_top1_pct", "test_top1_pct"]
 STEPS = partial(schedule.steps, milestones=[82, 164], gamma=0.1)
@@ -203,11 +203,8 @@ def test_fit_learns_what_there_is_to_learn() -> None:
 
 @pytest.mark.parametrize("lr", [1e30, float("inf")])
 def test_a_loss_that_is_no_number_ends_training_with_the_epoch_and_the_rate(lr: float) -> None:
-    with pytest.raises(NumericalError) as caught:
+    with raises_line(NumericalError, "epoch 1", "step", f"{lr:g}"):
         train(small(), recipe(lr=lr, schedule=schedule.constant))
-    message = str(caught.value)
-    assert "in epoch 1, step " in message and f"learning rate {lr:g}; " in message and "lower the learning rate" in message
-    assert "\n" not in message
 
 
 def test_weights_that_are_no_numbers_after_the_very_last_step_are_not_handed_on() -> None:
@@ -220,20 +217,15 @@ def test_weights_that_are_no_numbers_after_the_very_last_step_are_not_handed_on(
 def test_check_recipe_refuses_what_the_first_step_would_stumble_over() -> None:
     check_recipe(recipe(), MOMENTUM, "recipe", 50)
     check_recipe(recipe(epochs=0, batch_size=7), MOMENTUM, "recipe", 50)
-    cases: list[tuple[Recipe, Callable[..., Any], str]] = [
-        (recipe(batch_size=7), MOMENTUM, "recipe.batch_size=7 leaves a last batch of one image out of 50; "),
-        (recipe(), partial(SGD, **{"beta": 1}), "the optimizer or recipe.schedule cannot be used ("),
-        (recipe(), partial(SGD, momentum=-1), "the optimizer or recipe.schedule cannot be used ("),
-        (
-            recipe(schedule=partial(schedule.cosine, **{"warm": 1})),
-            MOMENTUM,
-            "the optimizer or recipe.schedule cannot be used (",
-        ),
+    cases: list[tuple[Recipe, Callable[..., Any], list[object]]] = [
+        (recipe(batch_size=7), MOMENTUM, ["recipe.batch_size=7", 50]),
+        (recipe(), partial(SGD, **{"beta": 1}), ["optimizer", "'beta'"]),
+        (recipe(), partial(SGD, momentum=-1), ["optimizer", "momentum", -1]),
+        (recipe(schedule=partial(schedule.cosine, **{"warm": 1})), MOMENTUM, ["recipe.schedule", "'warm'"]),
     ]
     for given, optimizer, told in cases:
-        with pytest.raises(ConfigError) as caught:
+        with raises_line(ConfigError, *told):
             check_recipe(given, optimizer, "recipe", 50)
-        assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
 
 
 def test_the_batch_size_that_check_recipe_advises_is_one_it_accepts() -> None:
