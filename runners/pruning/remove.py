@@ -154,10 +154,10 @@ def _copies_plainly(kind: type) -> bool:
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
+    if kind in (OrderedDict, dict, set) and not value:  # most of a module's attributes are empty tables of hooks
+        return kind()
     if kind in UNCHANGING or kind is tuple and all(type(part) in UNCHANGING for part in value):
         return value
-    if kind in (OrderedDict, dict, set) and not value:
-        return kind()
     if kind is dict and all(part is None or id(part) in memo for part in value.values()):
         return {key: None if part is None else memo[id(part)] for key, part in value.items()}
     return deepcopy(value, memo)

@@ -90,7 +90,8 @@ def in_steps(units: Units, scores: UnitScores) -> Steps:
     order = np.lexsort((scores, units.family))
     if (units.kinds > 1).any():
         kind = units.kind[order]
-        _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+        first = np.zeros(kind.max() + 1, dtype=np.int64)
+        first[kind[::-1]] = np.arange(len(kind))[::-1]  # the last assignment stays
         by_kind = np.argsort(kind, kind="stable")
         place = np.empty_like(order)
         place[by_kind] = np.arange(len(order)) - np.searchsorted(kind[by_kind], kind[by_kind])

@@ -99,10 +99,9 @@ def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable
     units, writes = plan.units, plan.channels.writes
     chosen = scores[scores["criterion"] == criterion]
     chosen = chosen.iloc[np.lexsort((chosen["filter"], chosen["index"]))]
-    place, names = pd.factorize(chosen["layer"])
-    order = np.argsort(place, kind="stable")
-    parts = np.split(chosen["score"].to_numpy(dtype=float)[order], np.cumsum(np.bincount(place))[:-1])
-    pool = dict(zip(names.tolist(), parts, strict=False))
+    first = np.flatnonzero(np.diff(chosen["index"], prepend=-1))  # rows of one layer are side by side
+    parts = np.split(chosen["score"].to_numpy(dtype=float), first[1:])
+    pool = dict(zip(chosen["layer"].iloc[first].tolist(), parts, strict=bool(len(first))))
     layers = [layer for family in units.families for layer in family]
     _check(pool, criterion, layers)
     firsts = dict(zip(writes, np.cumsum([0, *map(len, writes.values())]).tolist(), strict=False))
