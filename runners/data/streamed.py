@@ -1,5 +1,6 @@
 """A split that lies in image files, decoded by worker processes while the device computes."""
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from runners.data.raw import Files
 from runners.data.resident import epoch_order, step_sizes
 from runners.data.source import Batch
 from runners.process.errors import DataError, ResourceError, first_line
-from runners.process.interruption import beat
+from runners.process.interruption import SIGNALS, beat
 
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it of files that are no images
 
@@ -165,6 +166,15 @@ class Views(Dataset[Tensor | str]):
             return self._transform(image)
 
 
+def _outlive_signals(worker: int) -> None:
+    """A worker decodes on when clusters and Ctrl-C signal every process of a job: the run saves its state, and ends it.
+
+    Whoever means the worker alone, as Python's exit, waits half a minute.
+    """
+    for number in (*SIGNALS, signal.SIGINT):
+        signal.signal(number, lambda *_: signal.alarm(30))
+
+
 def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memory: bool = False) -> Iterator[Tensor]:
     """The batches of images with these indices, decoded ahead of time by the workers.
 
@@ -179,7 +189,13 @@ def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memor
         # A generator of its own: otherwise every start would draw a number from the one that dropout uses.
         own = torch.Generator()
         loader = DataLoader(
-            views, batch_sampler=index, num_workers=num_workers, collate_fn=_collated, pin_memory=pin_memory, generator=own
+            views,
+            batch_sampler=index,
+            num_workers=num_workers,
+            collate_fn=_collated,
+            pin_memory=pin_memory,
+            worker_init_fn=_outlive_signals,
+            generator=own,
         )
         coming = iter(loader)
     while True:

@@ -1,5 +1,6 @@
 """Images from files: the same batches for any number of workers, wherever an epoch is entered, against a slow version."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -246,6 +247,20 @@ def test_a_killed_worker_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Image, "open", killed)
     with raises_line(ResourceError, "dataset.num_workers=0"):
         list(source.batches(5))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_workers_decode_on_when_every_process_of_a_job_is_signalled(root: Path, number: signal.Signals) -> None:
+    source = streamed(root, num_workers=2)
+    coming = source.batches(2)
+    found = [next(coming), next(coming)]  # one of each worker
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid
+        os.kill(worker.pid, number)
+    assert same([*found, *coming], list(streamed(root).batches(2)))
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_the_content_is_names_sizes_and_labels(root: Path) -> None:
