@@ -34,6 +34,7 @@ from runners.process.errors import (
     error_line,
     first_line,
     is_out_of_memory,
+    lost_worker,
     user_error_behind,
 )
 from runners.process.interruption import Preempted, listen, requested
@@ -120,6 +121,8 @@ def _execute(config: DictConfig, values: dict[str, Any], folder: Path, root: Pat
             sizes = "recipe.batch_size=64 finetune.batch_size=64 score_batch_size=32"
             advice = f"a smaller batch, model or data set is needed; try {sizes}"
             return _give_up(folder, error, f"out of memory; {advice}", ResourceError.exit_code, debug=config.debug)
+        if line := lost_worker(error, OmegaConf.select(config, "dataset.num_workers") or 0):
+            return _give_up(folder, error, line, ResourceError.exit_code, debug=config.debug)
         advice = f"this is a fault of Prunescope; the details to report are in {folder / run_folder.ERROR_LOG}"
         return _give_up(folder, error, f"{type(error).__name__}: {first_line(error)}; {advice}", UNEXPECTED, debug=config.debug)
 

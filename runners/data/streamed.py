@@ -17,7 +17,7 @@ from runners.data.counter import fold
 from runners.data.raw import Files
 from runners.data.resident import epoch_order, step_sizes
 from runners.data.source import Batch
-from runners.process.errors import DataError, ResourceError, first_line
+from runners.process.errors import DataError, ResourceError, lost_worker
 from runners.process.interruption import SIGNALS, beat
 
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as Pillow says it of files that are no images
@@ -202,12 +202,9 @@ def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memor
         try:
             found = next(coming, None)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ResourceError(
-                f"the images could not be read ({first_line(error).rstrip('.')}); each worker needs memory, some of it in "
-                f"/dev/shm; try dataset.num_workers={num_workers // 2}"
-            ) from error
+            if line := lost_worker(error, num_workers):
+                raise ResourceError(line) from error
+            raise
         if found is None:
             return
         if isinstance(found, str):

@@ -67,6 +67,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
+def lost_worker(error: BaseException, num_workers: int) -> str:
+    """The line on a killed process that decoded images, of which torch tells wherever the run is; empty for other errors."""
+    if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+        return ""
+    return (
+        f"the images could not be read ({first_line(error).rstrip('.')}); each worker needs memory, some of it in /dev/shm; "
+        f"try dataset.num_workers={num_workers // 2}"
+    )
+
+
 def user_error_behind(error: BaseException) -> UserError | None:
     """The error of ours that another package turned into one of its own."""
     behind: BaseException | None = error
