@@ -67,11 +67,13 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         """The block's output; the first convolution is the one that may lose filters freely."""
+        # Without a name for the branch, its output is freed before the last ReLU makes another one.
+        return self.relu2(self._branch(x) + self.shortcut(x))
+
+    def _branch(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         inner = self.relu1(self.bn1(self.conv1(x)))
         outer = self.bn2(self.conv2(inner))
-        if self.attention is not None:
-            outer = self.attention(outer)
-        return self.relu2(outer + self.shortcut(x))
+        return outer if self.attention is None else self.attention(outer)
 
 
 class CifarResNet(nn.Module):

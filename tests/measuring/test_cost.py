@@ -49,6 +49,8 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
         # What the sum needs (3 more) is alive in both convolutions.
         (Residual, 3 + 3 + 3 + 3),
         (Views, 3 + 3),
+        # In the first block: its input, what the second convolution reads and gives, and what BatchNorm makes of that.
+        (lambda: cifar_resnet(depth=8, num_classes=10), 3 + 4 * 16),
     ],
 )
 def test_peak_of_activations_by_hand(network: Callable[[], nn.Module], channels_alive: int) -> None:
