@@ -67,11 +67,11 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         """The block's output; the first convolution is the one that may lose filters freely."""
-        # Without a name for the branch, its output is freed before the last ReLU makes another one.
-        return self.relu2(self._branch(x) + self.shortcut(x))
-
-    def _branch(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         inner = self.relu1(self.bn1(self.conv1(x)))
+        # Without a name here, what the branch gives is freed before the last ReLU makes another map of its size.
+        return self.relu2(self._outer(inner) + self.shortcut(x))
+
+    def _outer(self, inner: Float[Tensor, "images out h2 w2"]) -> Float[Tensor, "images out h2 w2"]:
         outer = self.bn2(self.conv2(inner))
         return outer if self.attention is None else self.attention(outer)
 
