@@ -15,11 +15,9 @@ def leaky_relu(network: nn.Module, *, negative_slope: Annotated[float, Ge(0), Lt
     Source:
         Maas et al. 2013, "Rectifier nonlinearities improve neural network acoustic models", section 2: slope 0.01.
     """
-    places = [
-        (parent, name) for parent in network.modules() for name, module in parent.named_children() if type(module) is nn.ReLU
-    ]
-    if not places:
+    names = [name for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.ReLU]
+    if not names:
         raise ValueError(f"{type(network).__name__} has no ReLU module to replace; leave model/activation out")
-    for parent, name in places:
-        setattr(parent, name, nn.LeakyReLU(negative_slope))
+    for name in names:
+        network.set_submodule(name, nn.LeakyReLU(negative_slope))
     return network

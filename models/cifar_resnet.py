@@ -34,7 +34,7 @@ class PadEndShortcut(nn.Module):
 
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images out h2 w2"]:
         """Pool and pad; has no parameters, and the gradient flows through it."""
-        return F.pad(F.avg_pool2d(x, 2), (0, 0, 0, 0, 0, self.right))
+        return F.pad(F.avg_pool2d(x, 2, ceil_mode=True), (0, 0, 0, 0, 0, self.right))
 
 
 class ConvShortcut(nn.Sequential):

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 
 from runners.data.counter import fold, permutation
 from runners.data.raw import Files, Raw
-from runners.process.errors import DataError
+from runners.process.errors import ConfigError, DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -32,7 +32,8 @@ def image_folders(
         image_size: and the rest as in `Files`.
 
     Raises:
-        DataError: no such folders, or not the same classes in both.
+        ConfigError: as `image_folder`.
+        DataError: no such folders, a class without images, or not the same classes in both.
     """
     views = (image_size, resize, crop_scale, num_workers)
     parts = _files(data_root, train, *views), _files(data_root, test, *views)
@@ -63,7 +64,8 @@ def image_folder(
         image_size: and the rest as in `Files`.
 
     Raises:
-        DataError: no such folder.
+        ConfigError: images resized to less than is cut out of them, or a falling `crop_scale`.
+        DataError: no such folder, or a class without images.
     """
     found = _files(data_root, folder, image_size, resize, crop_scale, num_workers)
     order = permutation(len(found.names), fold(seed, *b"test"))
@@ -79,6 +81,16 @@ def _files(
             f"data_root={'null' if data_root is None else data_root} has no folder {name!r}; image folders are not downloaded; "
             "give the folder above it with data_root=DIR"
         )
+    if resize < image_size:
+        raise ConfigError(
+            f"dataset.resize={resize} is smaller than dataset.image_size={image_size}; the centre is cut out of the resized "
+            f"image; try dataset.resize={round(image_size * 256 / 224)}"
+        )
+    if crop_scale and crop_scale[0] > crop_scale[1]:
+        raise ConfigError(
+            f"dataset.crop_scale={list(crop_scale)} falls; the smallest share of the area comes first; try "
+            f"dataset.crop_scale={list(crop_scale)[::-1]}"
+        )
     root = Path(data_root) / name
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     found = [
@@ -87,5 +99,8 @@ def _files(
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
     ]
+    filled = {name.partition("/")[0] for name, _ in found}
+    if empty := [folder.name for folder in classes if folder.name not in filled]:
+        raise DataError(f"{root} has the folder {empty[0]!r} without images; every folder is a class; fill it, or delete it")
     names, labels = tuple(name for name, _ in found), torch.tensor([label for _, label in found], dtype=torch.int64)
     return Files(root, names, labels, image_size, resize, crop_scale, num_workers)

@@ -56,7 +56,7 @@ class Raw:
     """The two parts of a data set.
 
     Args:
-        read: the files from which pixels were read; none for embedded or generated images.
+        read: the files from which pixels were read; none for embedded, generated or streamed images.
     """
 
     train: Pixels | Files

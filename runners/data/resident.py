@@ -114,9 +114,9 @@ class ResidentSteps:
         return batch
 
 
-def epoch_order(n_images: int, seed: int, epoch: int, device: torch.device) -> Int64[Tensor, " images"]:
+def epoch_order(n_images: int, stream: int, epoch: int, device: torch.device) -> Int64[Tensor, " images"]:
     """The images of an epoch in its own random order."""
-    return permutation(n_images, fold(seed, epoch), 0, device=device)
+    return permutation(n_images, fold(stream, epoch), 0, device=device)
 
 
 def step_sizes(n_images: int, batch_size: int) -> list[int]:

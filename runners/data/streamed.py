@@ -1,10 +1,14 @@
 """A split that lies in image files, decoded by worker processes while the device computes."""
 
+import atexit
+import multiprocessing
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from multiprocessing.synchronize import Event
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -166,13 +170,14 @@ class Views(Dataset[Tensor | str]):
             return self._transform(image)
 
 
-def _outlive_signals(worker: int) -> None:
+def _outlive_signals(worker: int, *, ending: Event) -> None:
     """A worker decodes on when clusters and Ctrl-C signal every process of a job: the run saves its state, and ends it.
 
-    Whoever means the worker alone, as Python's exit, waits half a minute.
+    Args:
+        ending: set before Python's exit signals the worker alone.
     """
     for number in (*SIGNALS, signal.SIGINT):
-        signal.signal(number, lambda *_: signal.alarm(30))
+        signal.signal(number, lambda *_: os._exit(0) if ending.is_set() else None)
 
 
 def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memory: bool = False) -> Iterator[Tensor]:
@@ -187,29 +192,30 @@ def _pixels(views: Views, index: list[list[int]], *, num_workers: int, pin_memor
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # more workers than cores
         # A generator of its own: otherwise every start would draw a number from the one that dropout uses.
-        own = torch.Generator()
+        own, ending = torch.Generator(), multiprocessing.Event()
         loader = DataLoader(
             views,
             batch_sampler=index,
             num_workers=num_workers,
             collate_fn=_collated,
             pin_memory=pin_memory,
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=partial(_outlive_signals, ending=ending),
             generator=own,
         )
         coming = iter(loader)
-    while True:
-        try:
-            found = next(coming, None)
-        except RuntimeError as error:
-            if line := lost_worker(error, num_workers):
-                raise ResourceError(line) from error
-            raise
-        if found is None:
-            return
-        if isinstance(found, str):
-            raise DataError(found)
-        yield found
+    atexit.register(ending.set)
+    try:
+        for found in coming:
+            if isinstance(found, str):
+                raise DataError(found)
+            yield found
+    except RuntimeError as error:
+        if line := lost_worker(error, num_workers):
+            raise ResourceError(line) from error
+        raise
+    finally:
+        ending.set()
+        atexit.unregister(ending.set)
 
 
 def _collated(images: list[Tensor | str]) -> Tensor | str:

@@ -43,6 +43,16 @@ class Cost:
 
 
 @torch.inference_mode()
+def macs(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> int:
+    """Multiply-adds of convolutions and linear layers for one image, as PyTorch counts them; the mode is put back."""
+    was_training = network.training
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(example)
+    network.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+@torch.inference_mode()
 def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, seconds: float = 0.2) -> Cost:
     """Counts one forward pass and then times many, for `seconds` after a warm-up."""
     was_training = network.training

@@ -1,6 +1,6 @@
 """Quality of networks on a split, in the numbers of their task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +24,18 @@ def evaluate(network: nn.Module, images: Source, *, batch_size: int = BATCH_SIZE
 
 
 @torch.inference_mode()
-def measure(networks: Mapping[str, nn.Module], images: Source, task: Task, *, batch_size: int = BATCH_SIZE) -> dict[str, Any]:
+def measure(
+    networks: Mapping[str, nn.Module],
+    images: Source,
+    task: Task,
+    *,
+    batch_size: int = BATCH_SIZE,
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """The task's quality of `networks`, in eval mode and fp32; the modes of the networks are put back.
+
+    Args:
+        after_batch: called after every batch; it may end the measurement by an exception.
 
     Raises:
         NumericalError: the loss is not finite, and an accuracy counted from such outputs would look like one.
@@ -36,6 +46,7 @@ def measure(networks: Mapping[str, nn.Module], images: Source, task: Task, *, ba
     counts = torch.zeros((), dtype=torch.float64, device=images.labels.device)
     for batch in images.batches(batch_size):
         counts = counts + task.count(networks, batch)
+        after_batch()
     for name, network in networks.items():
         network.train(modes[name])
     found = counts.tolist()

@@ -69,7 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def lost_worker(error: BaseException, num_workers: int) -> str:
     """The line on a killed process that decoded images, of which torch tells wherever the run is; empty for other errors."""
-    if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+    if not (isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)):
         return ""
     return (
         f"the images could not be read ({first_line(error).rstrip('.')}); each worker needs memory, some of it in /dev/shm; "

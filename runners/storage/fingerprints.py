@@ -17,7 +17,8 @@ READERS = Path(__file__).parents[1] / "data"
 def remembered(store: Path, files: Sequence[Path], config: Mapping[str, Any], content: Callable[[], str]) -> str:
     """`content()`, computed once for the same files and config and then read from `store`/fingerprints.
 
-    Without files it is always computed: generated and embedded images are few.
+    Without files it is always computed: generated and embedded images are few, and of streamed files only names, sizes and
+    labels are hashed.
     """
     if not files:
         return content()

@@ -40,9 +40,8 @@ def fit(
     seed: int,
     label: str,
     watch: Watch = unwatched,
-    task: Task = CLASSIFICATION,
 ) -> Fitted:
-    """A trained copy of `network`, its weights those after the last epoch, and its history: `fit_networks` of one.
+    """A trained copy of `network`, a classifier, as it is after the last epoch, and its history: `fit_networks` of one.
 
     Raises:
         UserError: as `fit_networks`.
@@ -51,7 +50,7 @@ def fit(
         {NETWORK: network},
         splits,
         checkpoints,
-        task=task,
+        task=CLASSIFICATION,
         recipe=recipe,
         optimizers={NETWORK: optimizer},
         engine=engine,
@@ -108,7 +107,8 @@ def fit_networks(
     step = partial(_step, training, forwards, task, batches, rates, precision=engine.precision)
     steps = {size: engine.repeated(partial(step, size=size)) for size in set(batches.sizes)}
     keeper = Keeper(training, checkpoints, f"{label!r} ({recipe.epochs} epochs, batch {recipe.batch_size})")
-    with own_stream(rate.device), closing(Progress(label, recipe.epochs, n_images, done=training.epoch)) as progress:
+    done = training.epoch + training.step / n_steps
+    with own_stream(rate.device), closing(Progress(label, recipe.epochs, n_images, done=done)) as progress:
         while training.epoch < recipe.epochs:
             planned = [recipe.rate(training.epoch + number / n_steps) for number in range(n_steps)]
             rates.begin(planned, position=training.step)
@@ -124,7 +124,7 @@ def fit_networks(
                 keeper.after_step()
                 progress.batch(size)
             keeper.check_finite()
-            tested = measure(training.networks, splits.test, task)
+            tested = measure(training.networks, splits.test, task, after_batch=keeper.after_step)
             values = task.history(training.totals.tolist(), n_images, tested)
             training.end_epoch({"epoch": training.epoch + 1, "lr": planned[-1], **values})
             watch(training.rows[-1])

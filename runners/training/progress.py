@@ -12,14 +12,18 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Epochs, the values of their history, images/s and time left of one training, on stderr."""
+    """Epochs, the values of their history, images/s and time left of one training, on stderr.
 
-    def __init__(self, label: str, epochs: int, images_per_epoch: int, *, done: int = 0) -> None:
+    Args:
+        done: epochs that were trained before, the last of them perhaps in part.
+    """
+
+    def __init__(self, label: str, epochs: int, images_per_epoch: int, *, done: float = 0) -> None:
         self.label, self.epochs, self.images_per_epoch = label, epochs, images_per_epoch
         self.started, self.done = time.monotonic(), done
         self.bar = tqdm(
             total=epochs * images_per_epoch,
-            initial=done * images_per_epoch,
+            initial=round(done * images_per_epoch),
             desc=label,
             unit="img",
             unit_scale=True,
@@ -37,11 +41,14 @@ class Progress:
 
     def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """Epoch `epoch` (from 1) has ended with these values of its history."""
-        seconds = time.monotonic() - self.started
-        left = seconds / (epoch - self.done) * (self.epochs - epoch)
+        trained = epoch - self.done  # 0 of a run that goes on where only the test split was left to measure
         values = ", ".join(_shown(name, value) for name, value in row.items())
-        rate = (epoch - self.done) * self.images_per_epoch / seconds
-        log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}, {rate:,.0f} images/s, {_clock(left)} left")
+        speed = ""
+        if trained:
+            seconds = time.monotonic() - self.started
+            rate, left = trained * self.images_per_epoch / seconds, seconds / trained * (self.epochs - epoch)
+            speed = f", {rate:,.0f} images/s, {_clock(left)} left"
+        log.info(f"{self.label}: epoch {epoch}/{self.epochs}, {values}{speed}")
         self.bar.set_description_str(f"{self.label} {epoch}/{self.epochs}")
         self.bar.set_postfix_str(values)
 

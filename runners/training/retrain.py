@@ -5,11 +5,10 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from runners.data.splits import Splits
+from runners.measuring.cost import macs
 from runners.storage.resume import Checkpoints
 from runners.training.fit import Fitted
 from runners.training.recipe import Recipe
@@ -23,7 +22,7 @@ def scratch_b(
     Source:
         Liu et al. 2019, "Rethinking the value of network pruning", section 3: Scratch-B.
     """
-    factor = macs(full, splits) / macs(network, splits)
+    factor = macs(full, splits.example) / macs(network, splits.example)
     return fit(network, splits, checkpoints, recipe=stretched(recipe, factor))
 
 
@@ -37,11 +36,3 @@ def stretched(recipe: Recipe, factor: float) -> Recipe:
 
 def _slower(schedule: Callable[[float, int], float], time: float, longer: int, *, epochs: int) -> float:
     return schedule(time * epochs / longer, epochs)
-
-
-@torch.inference_mode()
-def macs(network: nn.Module, splits: Splits) -> int:
-    """Multiply-adds of one image."""
-    with FlopCounterMode(display=False) as counter:
-        network.eval()(splits.example)
-    return counter.get_total_flops() // 2

@@ -1,6 +1,5 @@
 """Learning-rate schedules: the factor on the base rate at a time measured in epochs."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from math import cos, pi
 from typing import Annotated
@@ -10,7 +9,7 @@ from annotated_types import Ge, Gt
 
 def steps(time: float, epochs: int, *, milestones: Sequence[Annotated[float, Ge(0)]], gamma: Annotated[float, Gt(0)]) -> float:
     """`gamma` to the power of the milestones passed.  [factor]"""
-    return gamma ** bisect_right(milestones, time)
+    return gamma ** sum(time >= milestone for milestone in milestones)
 
 
 def constant(time: float, epochs: int) -> float:

@@ -156,7 +156,7 @@ class Keeper:
         self._check(self.training.totals, *weights)
 
     def _check(self, *tensors: Tensor) -> None:
-        if all(bool(tensor.isfinite().all()) for tensor in tensors):
+        if bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all()):  # waits for the device once
             return
         loss, rate = float(self.training.totals[0]), float(self.training.lr)
         what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from runners.data.source import Batch, Source, Steps
 from runners.data.splits import Splits, load
 from runners.data.streamed import Streamed, StreamedSteps
 from runners.process.errors import ConfigError, DataError, ResourceError
-from support import raises_line
+from support import ROOT, raises_line
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES, EACH = ("n01", "n02", "n10"), 7
@@ -325,3 +327,33 @@ def test_two_folders_have_the_same_classes(root: Path) -> None:
 def test_folders_that_are_not_there_are_one_line(data_root: str | None, tmp_path: Path) -> None:
     with raises_line(DataError, "'photos'", "data_root=DIR"):
         load(image_folder, given(tmp_path) | {"data_root": data_root and str(tmp_path)})
+
+
+def test_a_folder_without_images_is_one_line(root: Path) -> None:
+    (root / "photos" / ".cache").mkdir()
+    with raises_line(DataError, "'.cache'"):
+        load(image_folder, given(root))
+
+
+@pytest.mark.parametrize("changes", [{"resize": 6, "image_size": 12}, {"crop_scale": (1.0, 0.2)}])
+def test_views_that_cannot_be_are_one_line(root: Path, changes: dict[str, Any]) -> None:
+    [option, value] = next(iter(changes.items()))
+    with raises_line(ConfigError, f"dataset.{option}={list(value) if isinstance(value, tuple) else value}"):
+        load(image_folder, given(root) | changes)
+
+
+def test_python_ends_beside_workers_that_were_signalled(root: Path) -> None:
+    program = f"""
+import multiprocessing, os, signal
+from pathlib import Path
+from test_streamed import streamed
+coming = streamed(Path({str(root)!r}), num_workers=2).batches(1)
+next(coming), next(coming)
+for worker in multiprocessing.active_children():
+    os.kill(worker.pid, signal.SIGTERM)
+next(coming)
+print("alive", len(multiprocessing.active_children()))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "alive 2\n"), done.stderr

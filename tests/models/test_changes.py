@@ -137,3 +137,10 @@ def test_filters_are_orthogonal_of_the_norm_asked_for() -> None:
 def test_a_network_that_cannot_be_changed_is_refused(change: Any, lacking: str) -> None:
     with raises_line(ValueError, lacking):
         change(nn.Sequential(nn.Conv2d(3, 3, 1), nn.GELU()))
+
+
+def test_a_relu_under_two_names_is_replaced_under_both() -> None:
+    shared = nn.ReLU()
+    network = nn.Sequential(shared, nn.Conv2d(1, 1, 1), shared)
+    leaky_relu(network, negative_slope=0.1)
+    assert [type(network[place]) for place in range(3)] == [nn.LeakyReLU, nn.Conv2d, nn.LeakyReLU]

@@ -184,3 +184,8 @@ def test_every_model_runs_is_pruned_and_runs_again(model: str) -> None:
         assert len(smaller.get_parameter(f"{layer}.weight")) == width
     assert num_params(smaller) < num_params(network)
     assert torch.equal(network(x), before), "the network itself stays as it is"
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_images_of_odd_sides_pass_every_shortcut(shortcut: Kind) -> None:
+    assert cifar_resnet(depth=8, num_classes=10, shortcut=shortcut)(torch.zeros(2, 3, 9, 9)).shape == (2, 10)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from models.cifar_resnet import cifar_resnet
-from runners.data.fake import fake
-from runners.data.splits import load
+from runners.measuring.cost import macs
 from runners.pruning.prune import prune
 from runners.pruning.saved import load_pruned
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
@@ -19,7 +18,7 @@ from runners.selection.select import select
 from runners.tracing.channels import trace_channels
 from runners.training import schedule
 from runners.training.recipe import Recipe
-from runners.training.retrain import macs, stretched
+from runners.training.retrain import stretched
 from support import Command, names
 
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=1", "finetune.epochs=1", "precision=fp32", "criterion=l2")
@@ -136,6 +135,6 @@ def test_from_scratch_trains_new_weights_in_the_pruned_shape(command: Command) -
 
 
 def test_multiply_adds_are_those_of_one_image() -> None:
-    shape = {"num_images": 8, "channels": 3, "image_size": 4, "num_classes": 3}
-    images = load(fake, {**shape, "score_share": 0.5, "mean": (0.5,) * 3, "std": (1.0,) * 3, "seed": 0})
-    assert macs(nn.Conv2d(3, 5, 3, padding=1, bias=False), images) == 5 * 3 * 9 * 16
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5))
+    assert macs(network, torch.zeros(1, 3, 4, 4)) == 5 * 3 * 9 * 16
+    assert network.training and network[1].training, "the mode is put back"

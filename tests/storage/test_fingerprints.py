@@ -16,7 +16,7 @@ CONFIG = {"_target_": "runners.data.mnist.mnist", "seed": 0, "random_labels": 0.
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Two files that were written an hour ago."""
+    """Two files."""
     found = [tmp_path / "one", tmp_path / "two"]
     for path in found:
         path.write_bytes(b"pixels")

@@ -181,6 +181,23 @@ class Signalled(Game):
         return super().step(networks, optimizers, batch, precision=precision)
 
 
+@dataclass(frozen=True)
+class SignalledInTest(Signalled):
+    """A game during whose measurement number `at` of the test split SIGTERM comes."""
+
+    def step(
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+    ) -> Tensor:
+        return Game.step(self, networks, optimizers, batch, precision=precision)
+
+    def count(self, networks: Mapping[str, nn.Module], batch: Batch) -> Tensor:
+        assert self.done is not None
+        self.done.append(1)
+        if len(self.done) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().count(networks, batch)
+
+
 @pytest.fixture
 def listening() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
@@ -198,6 +215,17 @@ def test_two_networks_that_are_stopped_go_on_to_the_same_bits(at: int, tmp_path:
         play(tmp_path / "stopped", task=Signalled(at=at, done=[]))
     saved = Checkpoints(tmp_path / "stopped").load()
     assert saved is not None and 4 * saved["epoch"] + saved["step"] == at
+    interruption.listen()
+    assert same(whole, play(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("at", [1, 3])  # the last one ends the training
+def test_a_signal_is_obeyed_while_the_test_split_is_measured(at: int, tmp_path: Path, listening: None) -> None:
+    whole = play(tmp_path / "whole")
+    with pytest.raises(Preempted):
+        play(tmp_path / "stopped", task=SignalledInTest(at=at, done=[]))
+    saved = Checkpoints(tmp_path / "stopped").load()
+    assert saved is not None and (saved["epoch"], saved["step"]) == (at - 1, 4)
     interruption.listen()
     assert same(whole, play(tmp_path / "stopped"))
 

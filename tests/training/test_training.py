@@ -92,6 +92,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 )
 def test_steps_fall_at_the_milestones(time: float, factor: float) -> None:
     assert STEPS(time, 180) == pytest.approx(factor, rel=1e-12)
+    assert schedule.steps(time, 180, milestones=[164, 82], gamma=0.1) == pytest.approx(factor, rel=1e-12), "in any order"
 
 
 # epochs, warm-up, time, factor: (1 + cos(pi * share)) / 2 with shares 0, 1/4, 1/3, 1/2, 1 of the way after the warm-up
