@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from analysis.applicability import applicability
 from analysis.similarity import pooled_spearman, spearman
-from criteria.layer import Criterion
+from criteria.criterion import Criterion
 from runners.data.resident import Images
 from runners.pruning.prune import prune
 from runners.pruning.remove import mask, remove

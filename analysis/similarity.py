@@ -24,11 +24,16 @@ def spearman(scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Layers in order of `index`, pairs in the order in which the criteria first appear. `rho` is nan, and `note`
-        says why: constant scores, scores that are not finite, fewer than three filters.
+        says why: constant scores, scores that are not finite, fewer than three filters. Of a table of several runs, these rows
+        for each `run`.
 
     Source:
         Spearman 1904; layer-wise as in Huang et al. 2021, section 3.
     """
+    return run_by_run(_layers_of_one_run, scores)
+
+
+def _layers_of_one_run(scores: pd.DataFrame) -> pd.DataFrame:
     criteria = list(dict.fromkeys(scores["criterion"]))
     rows: list[tuple[object, ...]] = []
     for (index, layer), part in scores.groupby(["index", "layer"]):

@@ -30,8 +30,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from engine import BATCH, MEAN, STD, alternate, options, row  # noqa: E402
 
+from criteria.criterion import Criterion  # noqa: E402
 from criteria.gradient import taylor_l1  # noqa: E402
-from criteria.layer import Criterion, Gradients, Weights  # noqa: E402
+from criteria.layer import Gradients, Weights  # noqa: E402
 from criteria.median import geometric_median  # noqa: E402
 from criteria.norm import gm  # noqa: E402
 from models.cifar_resnet import cifar_resnet  # noqa: E402

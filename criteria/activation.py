@@ -9,7 +9,8 @@ from annotated_types import Ge
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from criteria.layer import CHUNK, Activations, DataCriterion, MeanOverImages, Scores, Site
+from criteria.criterion import DataCriterion, MeanOverImages, Site
+from criteria.layer import CHUNK, Activations, Scores
 
 # Of the logarithm of the quadrature's variable. The error of the trapezoidal rule falls as exp(-pi^2 / STEP).
 STEP = 0.5
@@ -60,10 +61,10 @@ class Entropy(DataCriterion):
         averages = state.double()
         low, high = averages.aminmax(dim=0)
         width = torch.where(high > low, high - low, 1)
-        place = ((averages - low) / width * self.bins).long().clamp(max=self.bins - 1)
+        place = ((averages - low) / width * self.bins).nan_to_num(0).long().clamp(0, self.bins - 1)
         counts = torch.zeros(self.bins, state.shape[1], dtype=torch.float64, device=state.device)
         share = counts.scatter_add_(0, place, torch.ones_like(averages)) / len(averages)
-        return torch.special.entr(share).sum(0)
+        return torch.where((high - low).isfinite(), torch.special.entr(share).sum(0), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class FisherRatio(DataCriterion):
         between = sizes.double() @ (means - x.mean(0)).square()
         within = (x - means[which]).square().sum(0)
         floor = torch.finfo(torch.float64).eps * between
-        return torch.where(between > 0, between / torch.maximum(within, floor), 0)
+        return torch.where(between == 0, 0, between / torch.maximum(within, floor))
 
 
 @dataclass(frozen=True)

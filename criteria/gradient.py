@@ -6,7 +6,8 @@ from typing import Literal
 from jaxtyping import Float64
 from torch import Tensor
 
-from criteria.layer import BatchGradients, Gates, Gradients, MeanOverImages, Scores, Site
+from criteria.criterion import MeanOverImages, Site
+from criteria.layer import BatchGradients, Gates, Gradients, Scores
 
 
 def taylor_l1(layer: Gradients) -> Scores:

@@ -8,7 +8,8 @@ from annotated_types import Ge
 from jaxtyping import Float64
 from torch import Tensor
 
-from criteria.layer import CHUNK, DataCriterion, Inputs, Scores, Weights
+from criteria.criterion import DataCriterion
+from criteria.layer import CHUNK, Inputs, Scores, Weights
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
-from runners.results import Results, accuracy_table, agreement_table, histories_table
+from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draft import with_ratio
 from runners.selection.plan import plan
@@ -86,9 +86,7 @@ def run(
     return Results(
         tables={
             "accuracy": accuracy_table(measured),
-            "agreement": agreement_table(rho),
-            "spearman": rho,
-            "scores": pd.concat(scored, ignore_index=True),
+            **score_tables(pd.concat(scored, ignore_index=True), rho),
             "selection": pd.concat(selected, ignore_index=True),
             "history": history,
         },

@@ -12,7 +12,7 @@ from runners.measuring.accuracy import accuracy
 from runners.measuring.recalibrate import recalibrate
 from runners.pruning.prune import prune
 from runners.pruning.saved import Pruned
-from runners.results import Results, accuracy_table, agreement_table, histories_table
+from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.plan import plan
 from runners.selection.rule import Rule
@@ -59,9 +59,7 @@ def run(
     return Results(
         tables={
             "accuracy": accuracy_table(measured),
-            "agreement": agreement_table(rho),
-            "spearman": rho,
-            "scores": scores,
+            **score_tables(scores, rho),
             "selection": selection,
             "history": history,
         },

@@ -18,7 +18,7 @@ from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import Quality, evaluate
 from runners.process.errors import ConfigError
 from runners.pruning.prune import prune
-from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
+from runners.results import Results, Table, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draw import check_window, draw
 from runners.selection.plan import plan
@@ -116,9 +116,7 @@ def run(
             ),
             "draws": drawn.assign(**about),
             "history": history.assign(**about),
-            "agreement": agreement_table(rho),
-            "spearman": rho,
-            "scores": scores,
+            **score_tables(scores, rho),
         },
         figures={
             "random_pruning": random_points(found, spread, measured),

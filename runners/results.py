@@ -47,9 +47,10 @@ def accuracy_table(accuracy: pd.DataFrame) -> Table:
     return Table(accuracy, by=("stage",), values=("top1_pct", "top5_pct", "loss_nats", "params", "macs"))
 
 
-def agreement_table(spearman: pd.DataFrame) -> Table:
-    """Mean rank correlation over layers, one row a pair of criteria."""
-    return Table(layer_means(spearman), by=tuple(PAIR), values=("rho",))
+def score_tables(scores: pd.DataFrame, spearman: pd.DataFrame) -> dict[str, pd.DataFrame | Table]:
+    """The scores, and how far their criteria agree: layer by layer, and a pair of criteria in the mean over layers."""
+    means = Table(layer_means(spearman), by=tuple(PAIR), values=("rho",))
+    return {"agreement": means, "spearman": spearman, "scores": scores}
 
 
 def histories_table(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from analysis.similarity import spearman
 from analysis.texts import accuracy_text, headline, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
-from runners.results import Results, accuracy_table, agreement_table, histories_table
+from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, score
 from runners.stages import SCORES, TRAINED
 from runners.storage.stages import Stages
@@ -30,9 +30,7 @@ def run(
     return Results(
         tables={
             "accuracy": accuracy_table(measured),
-            "agreement": agreement_table(rho),
-            "spearman": rho,
-            "scores": scores,
+            **score_tables(scores, rho),
             "history": history,
         },
         figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},

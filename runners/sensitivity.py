@@ -16,7 +16,7 @@ from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate
 from runners.pruning.prune import prune
-from runners.results import Results, Table, accuracy_table, agreement_table, histories_table
+from runners.results import Results, Table, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draft import Plan
 from runners.selection.plan import alone, plan
@@ -65,9 +65,7 @@ def run(
         tables={
             "accuracy": accuracy_table(measured),
             "sensitivity": Table(found, by=("layer", "index", "ratio"), values=("top1_pct", "loss_nats")),
-            "agreement": agreement_table(rho),
-            "spearman": rho,
-            "scores": scores,
+            **score_tables(scores, rho),
             "history": histories_table({"trained": training}),
         },
         figures={"sensitivity": sensitivity_curves(found, measured), "spearman": spearman_by_layer(rho)},

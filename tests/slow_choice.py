@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor
 
 from runners.selection.rule import Rule
 from runners.tracing.channels import Channels
+from runners.tracing.sizes import Size
 
 Filter = tuple[str, int]
 Scores = Mapping[str, Sequence[float]]
@@ -141,13 +143,18 @@ def _above_floor(channels: Channels, rule: Rule, order: Sequence[Unit]) -> list[
     return going
 
 
+def params(size: Size, inputs: int, outputs: int) -> int:
+    """All parameters of a module."""
+    return size.weights(inputs, outputs) + size.per_channel * (outputs if size.kernel else inputs)
+
+
 def _saved(channels: Channels, rule: Rule, units: Sequence[Unit]) -> int:
     """Filters of convolutions, parameters or multiply-adds of the network that go with these units."""
     if rule.ratio_of == "filters":
         return sum(layer in channels.convolutions for unit in units for layer, _ in unit.filters)
     gone, saved = {group for unit in units for group in unit.groups}, 0
     for name, size in channels.sizes.modules.items():
-        cost = size.params if rule.ratio_of == "params" else size.macs
+        cost = partial(params, size) if rule.ratio_of == "params" else size.macs
         sides = [channels.reads[name].tolist(), channels.writes[name].tolist() if name in channels.writes else []]
         saved += cost(*map(len, sides)) - cost(*(sum(group not in gone for group in side) for side in sides))
     return saved

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from criteria.layer import Activations, BatchGradients, DataCriterion, Gates, Inputs, Labelled, needs
+from criteria.criterion import DataCriterion, needs
+from criteria.layer import Activations, BatchGradients, Gates, Inputs, Labelled
 from runners.data.source import Source
 from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
@@ -137,32 +138,33 @@ class _Observed(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """The node's output, unchanged."""
         if watchers := self.of_inputs.get(n):
-            self._show(watchers, Inputs(_input(self.module, n, *self.fetch_args_kwargs_from_env(n)), labels=self.labels))
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            found = (args[0] if args else kwargs["input"]).detach()
+            self._show(watchers, Inputs(self._channels_second(watchers[0].layer, found), labels=self.labels))
         value = super().run_node(n)
         if watchers := self.of_outputs.get(n):
-            self._show(watchers, Activations(value.detach(), labels=self.labels))
+            self._show(watchers, Activations(self._channels_second(watchers[0].layer, value.detach()), labels=self.labels))
         if watchers := self.of_gates.get(n):
             output = value.detach().clone() if changed_in_place(self.module, n) else value.detach()
             version, labels = output._version, self.labels
 
             def look(grad: Tensor) -> None:
                 assert output._version == version, f"{n} was overwritten before its gradient came"
-                self._show(watchers, Gates(output, grad, labels=labels))
+                maps, slopes = (self._channels_second(watchers[0].layer, each) for each in (output, grad))
+                self._show(watchers, Gates(maps, slopes, labels=labels))
 
             value.register_hook(look)
         return value
+
+    def _channels_second(self, layer: str, values: Tensor) -> Tensor:
+        """What goes into a layer or comes out of it, channels second: a linear layer has them last."""
+        return values.movedim(-1, 1) if isinstance(self.module.get_submodule(layer), nn.Linear) else values
 
     def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:
         for watcher in watchers:
             left = view.images if watcher.criterion.images is None else watcher.criterion.images - self.seen.n_images
             if left > 0:
                 self.seen.keep(watcher, view if left >= view.images else view.cut(0, left))
-
-
-def _input(network: nn.Module, layer: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The tensor that goes into a layer, channels second: a linear layer takes them last."""
-    found = (args[0] if args else kwargs["input"]).detach()
-    return found.movedim(-1, 1) if isinstance(network.get_submodule(str(layer.target)), nn.Linear) else found
 
 
 def _asking_for(view: type, watchers: Iterable[Watcher]) -> list[Watcher]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from analysis.ensemble import Ensemble, mean_rank
-from criteria.layer import BatchNorm, Criterion, DataCriterion, Gradients, Label, Weights, needs, needs_of_layer
+from criteria.criterion import Criterion, DataCriterion, needs, needs_of_layer
+from criteria.layer import BatchNorm, Gradients, Label, Weights
 from criteria.median import TOLERANCE
 from runners.data.source import Source
 from runners.process.errors import ConfigError, NumericalError
@@ -37,7 +38,7 @@ def check_criteria(criteria: Mapping[str, Ranking]) -> None:
             needs(criterion)
             needs_of_layer(criterion)
         except TypeError as error:
-            raise ConfigError(f"criterion {name!r}: {error}; see criteria/layer.py; mend its function or YAML") from error
+            raise ConfigError(f"criterion {name!r}: {error}; see criteria/criterion.py; mend its function or YAML") from error
 
 
 def check_rankable(network: nn.Module, channels: Channels, criteria: Mapping[str, Ranking], chosen: str) -> None:
@@ -81,7 +82,7 @@ def score(
         ConfigError: a criterion that does not give one score a filter.
     """
     single = {name: each for name, each in criteria.items() if not isinstance(each, Ensemble)}
-    layers = channels.convolutions if layers is None else layers
+    layers = list(dict.fromkeys(channels.convolutions if layers is None else layers))
     for layer in layers:
         _check_weights(network, layer)
     traced = follow(network)

@@ -7,7 +7,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from criteria.layer import BatchNorm, Site, filters_first
+from criteria.criterion import Site
+from criteria.layer import BatchNorm, filters_first
 from runners.tracing.channels import Channels, Groups, follow
 from runners.tracing.operations import IN_PLACE, JOINS, SUMS
 

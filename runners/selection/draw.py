@@ -1,5 +1,6 @@
 """Filters drawn at random: from all of a layer, or from those whose scores lie in a window."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,8 @@ def within(n_filters: int, window: Window) -> np.ndarray:
     a filter only where its quantile is the very bound.
     """
     low, high = (2 * n_filters * exact(bound) for bound in window)
-    return np.array([low <= 2 * place + 1 <= high for place in range(n_filters)])
+    place = 2 * np.arange(n_filters) + 1
+    return (place >= math.ceil(low)) & (place <= math.floor(high))
 
 
 def draw(scores: pd.DataFrame, criterion: str, plan: Plan, *, window: Window, seed: int, repeat: int) -> pd.DataFrame:

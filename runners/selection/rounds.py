@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from runners.selection.rule import Rule
@@ -71,6 +72,6 @@ def _renumbered(part: pd.DataFrame, layer: str, gone: Gone) -> pd.DataFrame:
 
 
 def _places(numbers: str, layer: str, gone: Gone) -> str:
-    before = gone.removed.get(layer, ())
-    fresh = [number for number in listed(numbers) if number not in gone.of(layer)]
-    return " ".join(str(number - sum(earlier < number for earlier in before)) for number in fresh)
+    before, earlier = np.sort(np.array(gone.removed.get(layer, ()), dtype=np.int64)), gone.of(layer)
+    fresh = np.array([number for number in listed(numbers) if number not in earlier], dtype=np.int64)
+    return " ".join(map(str, (fresh - np.searchsorted(before, fresh)).tolist()))

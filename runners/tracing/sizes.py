@@ -32,10 +32,6 @@ class Size:
         """Weights of `outputs` filters that read `inputs` channels."""
         return self.kernel * outputs * (1 if self.depthwise else inputs // self.groups)
 
-    def params(self, inputs: int, outputs: int) -> int:
-        """All parameters."""
-        return self.weights(inputs, outputs) + self.per_channel * (outputs if self.kernel else inputs)
-
     def macs(self, inputs: int, outputs: int) -> int:
         """Multiply-adds of one image."""
         return self.weights(inputs, outputs) * self.positions

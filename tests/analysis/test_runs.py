@@ -9,7 +9,7 @@ from pandas.testing import assert_frame_equal
 
 from analysis.applicability import applicability
 from analysis.runs import check_one_run
-from analysis.similarity import pooled_spearman
+from analysis.similarity import pooled_spearman, spearman
 
 NAMES = ["layer", "index", "criterion", "filter", "score"]
 
@@ -20,7 +20,7 @@ def scores(seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=NAMES)
 
 
-@pytest.mark.parametrize("function", [applicability, pooled_spearman])
+@pytest.mark.parametrize("function", [applicability, pooled_spearman, spearman])
 def test_each_run_gets_the_rows_that_it_would_get_alone(function: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     many = pd.concat([scores(seed).assign(run=f"run{seed}", seed=seed, ratio=0.5) for seed in (3, 1, 2)])
     found = function(many)

@@ -10,7 +10,8 @@ import torch
 from scipy.stats import spearmanr
 
 from analysis.similarity import POOLED_COLUMNS, SPEARMAN_COLUMNS, pooled_spearman, spearman
-from criteria.layer import LayerCriterion, Weights
+from criteria.criterion import LayerCriterion
+from criteria.layer import Weights
 from criteria.norm import fermat, gm, l1, l2
 
 CRITERIA: dict[str, LayerCriterion] = {"l1": l1, "l2": l2, "gm": gm, "fermat": fermat}

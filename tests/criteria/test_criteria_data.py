@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from criteria.activation import CHIP, APoZ, Entropy, FisherRatio, HRank, nuclear_losses
+from criteria.criterion import Criterion
 from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1, taylor_l2
 from criteria.inputs import Wanda
-from criteria.layer import Activations, Criterion, Inputs, Weights
+from criteria.layer import Activations, Inputs, Weights
 from runners.data.resident import Images
 from runners.scoring.score import score
 from runners.tracing.channels import trace_channels
@@ -323,6 +324,48 @@ def test_wanda_of_transposed_convolutions_and_of_linear_layers() -> None:
     each, head = (layer.weight.detach().numpy()[:, :, None] for layer in (net.each, net.head))
     np.testing.assert_allclose(fast["each"], slow_wanda(each, np.moveaxis(x["each"], -1, 1), 1), rtol=1e-6)
     np.testing.assert_allclose(fast["head"], slow_wanda(head, x["head"], 1), rtol=1e-6)
+
+
+class Wide(nn.Module):
+    """A linear layer over the last dimension, with as many channels as the images have rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.each, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.each(self.conv(x).permute(0, 2, 3, 1)).relu().mean((1, 2)))
+
+
+def test_activations_and_gates_of_a_linear_layer_have_its_channels_second() -> None:
+    torch.manual_seed(0)
+    net, given = Wide().eval(), case()[1]
+    source = Images(given.pixels[..., :6, :6].contiguous(), given.labels, (0.5,) * 3, (0.25,) * 3)
+    x = source.normalise(source.pixels)
+    channels = trace_channels(net, x[:1])
+    criteria = {"apoz": APoZ(), "fisher": FisherRatio(), "entropy": Entropy(), "gate": TaylorGate()}
+    table = score(net, channels, criteria, source, layers=["each"])
+    fast = {name: part["score"].to_numpy() for name, part in table.groupby("criterion")}
+    # As a 1x1 convolution, whose channels are second.
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    as_conv = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.ReLU(), *pooled)
+    parts = {"0": net.conv, "1": net.each, "5": net.head}
+    for name, part in parts.items():
+        for key, value in part.named_parameters():
+            own = as_conv.get_parameter(f"{name}.{key}")
+            own.data = value.detach().reshape(own.shape)
+    slow = score(as_conv.eval(), trace_channels(as_conv, x[:1]), criteria, source, layers=["1"])
+    assert len(table) == 4 * 6
+    for name, part in slow.groupby("criterion"):
+        np.testing.assert_allclose(fast[name], part["score"].to_numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("criterion", [FisherRatio(), Entropy()])
+def test_an_output_that_is_no_number_is_no_score(criterion: FisherRatio | Entropy, bad: float) -> None:
+    values = torch.tensor([[1.0, 1.0], [2.0, bad], [4.0, 3.0]])
+    scores = criterion.finish(criterion.reduce(Activations(values, labels=torch.tensor([0, 1, 1]))))
+    assert scores[0].isfinite() and not scores[1].isfinite()
 
 
 def slow_fisher(values: np.ndarray, labels: np.ndarray) -> float:

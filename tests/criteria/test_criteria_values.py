@@ -9,7 +9,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from analysis.similarity import spearman
-from criteria.layer import LayerCriterion, Weights
+from criteria.criterion import LayerCriterion
+from criteria.layer import Weights
 from criteria.median import geometric_median
 from criteria.norm import fermat, gm, l1, l2
 from runners.scoring.score import score

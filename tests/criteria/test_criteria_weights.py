@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from criteria.batchnorm import bn_beta, bn_gamma
 from criteria.control import random
-from criteria.layer import BatchNorm, Label, LayerCriterion, Weights, filters_first
+from criteria.criterion import LayerCriterion
+from criteria.layer import BatchNorm, Label, Weights, filters_first
 from criteria.norm import l2, lamp, repr, whc
 
 

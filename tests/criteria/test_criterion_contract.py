@@ -14,25 +14,9 @@ from torch import Tensor, nn
 
 from analysis.ensemble import Ensemble
 from criteria.activation import APoZ, FisherRatio
+from criteria.criterion import BATCH_VIEWS, LAYER_VIEWS, Criterion, DataCriterion, MeanOverImages, needs, needs_of_layer
 from criteria.inputs import Wanda
-from criteria.layer import (
-    BATCH_VIEWS,
-    LAYER_VIEWS,
-    Activations,
-    BatchGradients,
-    BatchNorm,
-    Criterion,
-    DataCriterion,
-    Gates,
-    Gradients,
-    Inputs,
-    Label,
-    MeanOverImages,
-    Scores,
-    Weights,
-    needs,
-    needs_of_layer,
-)
+from criteria.layer import Activations, BatchGradients, BatchNorm, Gates, Gradients, Inputs, Label, Scores, Weights
 from criteria.norm import l1
 from runners.data.resident import Images
 from runners.scoring.score import score

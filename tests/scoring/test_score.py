@@ -16,9 +16,10 @@ from analysis.ensemble import Ensemble
 from criteria.activation import APoZ, Entropy, FisherRatio, HRank
 from criteria.batchnorm import bn_beta, bn_gamma
 from criteria.control import random
+from criteria.criterion import Criterion, MeanOverImages
 from criteria.gradient import TaylorGate, TaylorPerBatch, snip, taylor_l1
 from criteria.inputs import Wanda
-from criteria.layer import Activations, BatchNorm, Criterion, Gradients, MeanOverImages, Scores, Weights
+from criteria.layer import Activations, BatchNorm, Gradients, Scores, Weights
 from criteria.norm import fermat, gm, l1, l2
 from models.cifar_resnet import Kind, cifar_resnet
 from runners.data.resident import Images

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_choice import params
 from torch import Tensor, nn
 
 from models.cifar_resnet import cifar_resnet
@@ -437,5 +438,5 @@ def test_sizes_add_up_to_the_whole_network(build: Callable[[], nn.Module]) -> No
     whole, parts = cost(network, example, seconds=1e-6), channels.sizes.modules.items()
     widths = {name: (len(channels.reads[name]), len(channels.writes.get(name, ()))) for name, _ in parts}
     assert (whole.params, whole.macs) == (channels.sizes.params, channels.sizes.macs)
-    assert sum(size.params(*widths[name]) for name, size in parts) == whole.params
+    assert sum(params(size, *widths[name]) for name, size in parts) == whole.params
     assert sum(size.macs(*widths[name]) for name, size in parts) == whole.macs
