@@ -24,7 +24,7 @@ test-slurm: .venv/ready ## sweeps on a real Slurm that is disturbed; MINI_SLURM 
 	@MS_DIR=$$(mktemp -d) && export MS_DIR && trap '$(MINI_SLURM) stop' EXIT && trap 'exit 130' INT TERM && $(MINI_SLURM) start && \
 	SLURM_CONF=$$MS_DIR/etc/slurm.conf $(BIN)/python -m pytest -q -m slurm
 
-bench: .venv/ready ## time the training engine, the criteria and the removal of filters against others, side by side (ten minutes)
+bench: .venv/ready ## time engine, criteria, removal and sweeps against others, side by side (seven minutes on a quiet machine)
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/engine_gpu.py
 	env -u OPENBLAS_CORETYPE $(BIN)/python benchmarks/criteria.py images=256 # NumPy's BLAS with all that the processor can do
