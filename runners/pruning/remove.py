@@ -1,7 +1,7 @@
 """Taking filters out of a network for good, and its yardstick: the same filters zeroed in place."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -17,6 +17,8 @@ from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, Removed
 from runners.tracing.walk import modules_by_name
 
+Whole = Int64[np.ndarray, " n"]
+NOTHING: Whole = np.zeros(0, dtype=np.int64)
 Kept = Bool[np.ndarray, " channels"]
 UNCHANGING = frozenset([bool, int, float, str, type(None)])
 
@@ -79,36 +81,36 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
 
 def _keeps(modules: Mapping[str, nn.Module], channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
     """Module -> which inputs and which outputs stay, of every module that loses some."""
+    numbers = {layer: np.array(filters, dtype=np.int64) for layer, filters in removed.items()}
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
-    stays[_groups(channels, removed)] = False
+    stays[_groups(channels, numbers)] = False
     keeps: dict[str, tuple[Kept, Kept]] = {}
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
         inputs = stays[channels.reads[name]]
         outputs = stays[channels.writes[name]] if name in channels.writes else inputs
-        _check_layer(modules[name], name, inputs, outputs, removed.get(name, ()))
+        _check_layer(modules[name], name, inputs, outputs, numbers.get(name, NOTHING))
         if not (inputs.all() and outputs.all()):
             keeps[name] = inputs, outputs
     return keeps
 
 
-def _groups(channels: Channels, removed: Removed) -> Int64[np.ndarray, " groups"]:
+def _groups(channels: Channels, removed: Mapping[str, Whole]) -> Whole:
     """The groups of the removed filters, each of which must be free."""
-    chosen = [channels.writes[layer][list(filters)] for layer, filters in removed.items()]
-    groups = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
-    for group in groups[np.isin(groups, list(channels.fixed))].tolist():
+    groups = np.concatenate([NOTHING, *(channels.writes[layer][filters] for layer, filters in removed.items())])
+    for group in np.unique(groups[np.isin(groups, list(channels.fixed))]).tolist():
         layers = ", ".join(layer for layer, written in channels.writes.items() if group in written)
         raise ConfigError(f"a filter of {layers} cannot be removed: it {channels.fixed[group]}; leave it out")
     return groups
 
 
-def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, removed: Sequence[int]) -> None:
+def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, removed: Whole) -> None:
     """Tied filters go as a whole, a layer never loses all of them, and groups stay equal."""
     if not isinstance(module, _ConvNd | nn.Linear):
         return
     # A linear layer has no filters to rank, and goes along.
     gone = ~outputs
-    gone[list(removed)] = False
+    gone[removed] = False
     if isinstance(module, _ConvNd) and gone.any():
         raise ConfigError(
             f"filters of {name} are tied to filters that would be removed elsewhere; tied filters stay or go "

@@ -86,7 +86,7 @@ def masked_filters(selection: pd.DataFrame) -> Removed:
 
 def listed(numbers: str) -> list[int]:
     """Filters as a table's cell lists them."""
-    return list(map(int, numbers.split()))
+    return np.fromstring(numbers, dtype=np.int64, sep=" ").tolist()
 
 
 def unit_scores(plan: Plan, scores: pd.DataFrame, criterion: str, gone: Callable[[str], set[int]] = nothing_gone) -> UnitScores:

@@ -191,9 +191,10 @@ def _sharing(
     owner = np.full(len(held), -1)
     for number, layer in enumerate(layers):
         written = channels.writes[layer]
-        groups = written[np.sort(np.unique(written, return_index=True)[1])]
-        groups = groups[~held[groups]]
-        touching = [found.pop(other) for other in np.unique(owner[groups]).tolist() if other >= 0]
+        groups = written[~held[written]]
+        if (np.diff(groups) <= 0).any():  # else each is there once
+            groups = groups[np.sort(np.unique(groups, return_index=True)[1])]
+        touching = [found.pop(other) for other in np.flatnonzero(np.bincount(owner[groups] + 1)[1:]).tolist()]
         merged = _joined([*(theirs for _, theirs in touching), groups[owner[groups] < 0]])
         owner[merged] = number
         found[number] = ([name for names, _ in touching for name in names] + [layer], merged)

@@ -61,7 +61,7 @@ class Record:
     def unite(self, a: Ids, b: Ids) -> None:
         """Channels that meet in a sum or product stay or go together; 0 meets nothing."""
         pairs = torch.stack([a, b]).abs()
-        if pairs.dim() > 3 and (pairs == pairs[..., :1, :1]).all():
+        if pairs.dim() > 3 and pairs[0, 0, 0].numel() > 1 and (pairs == pairs[..., :1, :1]).all():
             pairs = pairs[..., 0, 0]
         pairs = pairs.flatten(1)
         self.united.append(pairs[:, pairs.all(0)])
@@ -96,10 +96,10 @@ class Record:
 def small(x: Ids, last: int = 0) -> Ids:
     """`x` without the repetitions that take no memory (pixels, mostly); the first two and `last` dimensions stay whole."""
     strides = x.stride()
-    for dim in range(2, x.dim() - last):
-        if strides[dim] == 0:
-            x = x.narrow(dim, 0, 1)
-    return x
+    repeated = [2 <= dim < x.dim() - last and not stride for dim, stride in enumerate(strides)]
+    if not any(repeated):
+        return x
+    return x.as_strided([1 if once else size for once, size in zip(repeated, x.shape, strict=True)], strides)
 
 
 def copied(x: Ids) -> Ids:
@@ -113,7 +113,7 @@ def by_channel(record: Record, x: Ids) -> Ids:
     flat = pixels[0].flatten(1) if x.dim() > 2 else pixels[0][:, None]
     if flat.shape[1] > 1 and not (flat == flat[:, :1]).all():
         record.fix(x, reason="is a channel of several filters")
-    return flat[:, 0].clone()
+    return flat[:, 0]
 
 
 def spread(ids: Ids, shape: Sequence[int]) -> Ids:
