@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runners.process.errors import ConfigError
 from runners.process.hydra_private import Override, chosen_names, flags, parsed
@@ -47,13 +47,14 @@ def check_overrides(arguments: Iterable[str]) -> None:
             raise ConfigError(f"{key} cannot be set; names follow from the chosen options; leave {argument} out")
         if re.match(r"hydra\b", key) or re.match(r"hydra\b", override.package or ""):
             _check_hydra(override, argument)
-        value = override.value()
+        value: Any = override.value()
         if isinstance(value, dict) and "_target_" in value and not override.is_add():
             raise ConfigError(
                 f"{key} cannot be set to another function; functions are files; try {key.rpartition('.')[2]}@{key}=NAME"
             )
-        if "/" in key or (CONF / key).is_dir():
-            _check_choices(key, chosen_names(override))
+        is_group = "/" in key or (CONF / key).is_dir()
+        if is_group and not override.is_delete() and not isinstance(value, dict):
+            _check_choices(key, chosen_names(override) if override.is_sweep_override() else [value])
 
 
 def chosen_files(arguments: Sequence[str]) -> list[str]:
@@ -86,13 +87,13 @@ def _check_hydra(override: Override, argument: str) -> None:
             raise ConfigError(f"{key}={choice} is unknown; {key} is one of {allowed}; choose one of these")
 
 
-def _check_choices(group: str, choices: Iterable[str]) -> None:
+def _check_choices(group: str, choices: Iterable[Any]) -> None:
     for choice in choices:
-        if not GROUP_NAME.fullmatch(choice):
-            known = ", ".join(options(group))
+        if not (isinstance(choice, str) and GROUP_NAME.fullmatch(choice)):
+            known, given = ", ".join(options(group)), "null" if choice is None else repr(choice)
             raise ConfigError(
-                f"{group}={choice!r} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
-                f"{f'choose one of {known}' if known else f'{group} has none'}"
+                f"{group}={given} is no name of an option; names are made of a-z, 0-9, '_', '.' and '-'; "
+                f"{f'choose one of {known}, or leave it out' if known else f'{group} has none'}"
             )
 
 

@@ -44,7 +44,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     results: Results = runner(**given)
     declared = _write(results, built, values, folder)
     command = [redacted_argument(argument) for argument in provenance["command"]]
-    about = {"headline": results.headline, "tables": declared} | _facts(built)
+    about = {"headline": redacted(results.headline), "tables": declared} | _facts(built)
     ended = {"peak_memory_mb": facts.peak_memory_mb(built.device)}
     about["seconds"] |= {"total": round(time.monotonic() - started, 3)}
     run_folder.finish(folder, provenance | {"command": command} | about | ended)

@@ -17,6 +17,7 @@ from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
 from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
+from runners.process.redaction import redacted
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
@@ -160,7 +161,7 @@ class Built:
     def train(self) -> Fit:
         """Training; with given weights, none."""
         if self.weights:
-            log.info(f"weights={self.weights}: nothing is trained before pruning")
+            log.info(f"weights={redacted(str(self.weights))}: nothing is trained before pruning")
         return self._fit("recipe", "train", "trained", epochs=0 if self.weights else None)
 
     @cached_property

@@ -100,7 +100,7 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
     for key, value in node.items():
         if key in HYDRAS or (isinstance(value, Mapping) and "_target_" in value):
             continue
-        if options.get(key) is FUNCTION:
+        if key in inside or options.get(key) is FUNCTION:
             raise _no_group(f"{path}.{key}", value)
         for allowed in (options.get(key) or _like(config, files.get(key)), general.get(key)):
             _check_value(f"{path}.{key}", value, allowed, files.get(key))
@@ -108,15 +108,27 @@ def check_function(config: Mapping[str, Any], path: str, node: Any) -> None:
 
 def _no_group(path: str, value: Any) -> ConfigError:
     group = _group(path)
-    place = path if group == path else f"{group}@{path}"
-    return ConfigError(f"{path}={value} is a value where a group is needed; options are files; try {place}={written_as(value)}")
+    if path.startswith("reports."):
+        return ConfigError(
+            f"{path}={value} is no function of tables; a YAML gives it _target_ and _partial_: true; try {path}=null"
+        )
+    place = group if group.replace("/", ".") == path else f"{group}@{path}"
+    return ConfigError(
+        f"{path}={value} is a value where a group is needed; options are files; "
+        f"try {place}={value if isinstance(value, str) else 'NAME'}"
+    )
 
 
 def _functions(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The places where a config names functions, and what stands there; those inside others after them."""
     groups = {group.split("@")[-1] for entry in file("config.yaml")["defaults"] if isinstance(entry, dict) for group in entry}
     places = [(key, config[key]) for key in config if key in groups - set(MANY)]
-    places += [(f"{many}.{name}", node) for many in MANY for name, node in config[many].items()]
+    places += [
+        (f"{many}.{name}", node)
+        for many in MANY
+        for name, node in config[many].items()
+        if not (many == "reports" and node is None)  # left out
+    ]
     places.sort(key=lambda place: place[0] != "dataset")  # networks take classes and channels from it
     while places:
         path, node = places.pop(0)

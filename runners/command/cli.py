@@ -1,9 +1,7 @@
-"""The command line: composing, the gate, one line an error, the exit code. torch comes in only after the gate."""
+"""The command line: composing, the gate, the run, the exit code. torch comes in only after the gate."""
 
-import difflib
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -14,12 +12,10 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
-from runners.command.arguments import CONF, check_arguments, chosen_files, options
+from runners.command.arguments import CONF, check_arguments
+from runners.command.explain import UNEXPECTED, failed, show, told
 from runners.command.gate import resolved
 from runners.command.summary import summary
 from runners.command.watchdog import watched
@@ -28,21 +24,16 @@ from runners.process.environment import variable
 from runners.process.errors import (
     INTERRUPTED,
     SOME_JOBS_FAILED,
-    ConfigError,
     ResourceError,
     UserError,
-    error_line,
     first_line,
     is_out_of_memory,
     lost_worker,
-    user_error_behind,
 )
 from runners.process.interruption import Preempted, listen, requested
 from runners.storage import folder as run_folder
-from runners.storage.keys import FIRST_NAMES, run_name
+from runners.storage.keys import run_name
 from runners.sweeping.child import check_code, follow_parent
-
-UNEXPECTED = 1
 
 
 def main(root: Path) -> int:
@@ -59,30 +50,17 @@ def main(root: Path) -> int:
     try:
         sys.argv[1:] = check_arguments(sys.argv[1:])
         task()
-    except UserError as error:
-        return _fail(str(error), error.exit_code)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        return _fail(explain(error), ConfigError.exit_code)
-    except OSError as error:
-        return _fail(
-            f"{error.filename} cannot be written ({error.strerror}); the output folder must take files; choose outputs=DIR",
-            ResourceError.exit_code,
-        )
     except SystemExit as stop:  # from the gate, or from Hydra after --help and the like
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        return _fail("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
-    except Exception as error:  # outside of any run: while a sweep is handed out
-        if "debug=true" in sys.argv:
-            traceback.print_exception(error)
-        return _fail(
-            f"{type(error).__name__}: {first_line(error)}; this is a fault of Prunescope; debug=true shows where", UNEXPECTED
-        )
-    failed = [code for code in codes if code]
+        return failed("interrupted; finished stages are kept; give the same command to go on", INTERRUPTED)
+    except Exception as error:
+        return told(error)
+    bad = [code for code in codes if code]
     for stopped in (INTERRUPTED, Preempted.exit_code):
-        if stopped in failed:
+        if stopped in bad:
             return stopped
-    return SOME_JOBS_FAILED if failed and len(codes) > 1 else max(codes, default=0)
+    return SOME_JOBS_FAILED if bad and len(codes) > 1 else max(codes, default=0)
 
 
 def run(config: DictConfig, root: Path) -> int:
@@ -150,7 +128,7 @@ def _finished(config: DictConfig, folder: Path) -> int:
         try:
             verdicts = report_on_run(folder, build_reports(resolved(config)["reports"]))
         except UserError as error:
-            return _fail(str(error), error.exit_code)
+            return failed(str(error), error.exit_code)
     print(summary(folder))
     if verdicts:
         print(f"\n{verdicts}\n")
@@ -167,70 +145,5 @@ def _record(folder: Path, error: BaseException, message: str, code: int) -> None
 def _give_up(folder: Path, error: BaseException, message: str, code: int, *, debug: bool) -> int:
     _record(folder, error, message, code)
     if debug:
-        traceback.print_exception(error)
-    return _fail(message, code)
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(error_line(message))
-    return code
-
-
-def explain(error: Exception) -> str:
-    """Hydra's complaint as one line: what was given; what is allowed; the likely fix."""
-    if ours := user_error_behind(error):
-        return str(ours)
-    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
-        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
-        return f"{where}: {error.problem}; a config is YAML, indented by spaces, each key once; mend that line"
-    text = str(error)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, given = found.groups()
-        names = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE)
-        return f"{group}={given} is unknown; {group} is one of {', '.join(names)}; {_nearest(f'{group}=', given, names)}"
-    if found := re.search(r"(?:Could not override|Could not delete from config|Key) '([^']+)'", text):
-        given = found.group(1)
-        if now := {first: name for name, first in FIRST_NAMES.items()}.get(given):
-            return f"{given} is no option any more; it is called {now} now; try {now}=..."
-        if names := options(given.replace(".", "/")):
-            way_out = f"{given.replace('.', '/')}={names[0]}"
-            return f"{given} is a group, whose options are files; it is one of {', '.join(names)}; try {way_out}"
-        known, section = _known_keys(sys.argv[1:]), given.rpartition(".")[0]
-        inside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
-        allowed = f"{section} takes {', '.join(inside) or 'none'}" if section in known else "--help and --cfg job show all"
-        return f"{given} is no option; {allowed}; {_nearest('', given, known)}"
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
-    if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
-        key, value = found.groups()
-        advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
-        return f"{key}={value} cannot be read; {advice}"
-    return f"{first_line(error)}; overrides look like key=value; --help shows examples"
-
-
-def _nearest(prefix: str, given: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    last = [name for name in names if name.split(".")[-1] == given.split(".")[-1]]
-    near = list(dict.fromkeys([*last, *near]))[:3]
-    return f"did you mean {' or '.join(prefix + name for name in near)}?" if near else "check the spelling"
-
-
-def _known_keys(arguments: list[str]) -> list[str]:
-    """Every dotted key of the config with the files that the command line chooses, without those that Hydra reads."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [
-            key for key in _keys(OmegaConf.to_container(compose("config", chosen_files(arguments)))) if not key.endswith("_")
-        ]
-
-
-def _keys(config: Any, prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in config.items():
-        found.append(f"{prefix}{key}")
-        if isinstance(value, dict):
-            found += _keys(value, f"{prefix}{key}.")
-    return found
+        show(error)
+    return failed(message, code)

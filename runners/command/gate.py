@@ -15,9 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runners.command.arguments import check_overrides
 from runners.command.checks import check_config, file
+from runners.command.explain import told
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
-from runners.process.errors import ConfigError, ResourceError, UserError, error_line, first_line, user_error_behind
+from runners.process.errors import ConfigError, ResourceError, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
 from runners.sweeping.job import Job, unfolded, value_of, varied
@@ -151,14 +152,8 @@ def _one_line() -> Iterator[None]:
     """Hydra turns exceptions of callbacks into warnings; only SystemExit gets through."""
     try:
         yield
-    except UserError as error:
-        sys.stderr.write(error_line(str(error)))
-        raise SystemExit(error.exit_code) from None
     except Exception as error:
-        from runners.command.cli import explain
-
-        sys.stderr.write(error_line(explain(error)))
-        raise SystemExit(ConfigError.exit_code) from None
+        raise SystemExit(told(error)) from None
 
 
 def _check_folders(config: DictConfig, runs: Sequence[Path]) -> None:

@@ -12,7 +12,8 @@ _NAME = r"[\w.@/-]*(?:(?:passw(?:or)?d|passphrase|secret|credential|(?:api|acces
 SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 # In text such as key=value and {key: value}; a value ends where the next begins.
 ASSIGNED = re.compile(rf"({_NAME}['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,}}\]]+)", re.IGNORECASE)
-USER_IN_ADDRESS = re.compile(r"(\w://)[^/\s@]+@")
+# One slash: an address that became a path.
+USER_IN_ADDRESS = re.compile(r"(\w:/{1,2})[^/\s]+@")
 
 
 def is_secret(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The tables of a sweep from the runs that are there, at any time: CSV, Markdown, LaTeX, and the experiment's reports."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from runners.reporting.groups import SEED, Groups, groups_of
 from runners.reporting.origin import check_baselines
 from runners.reporting.page import OVER_SEEDS, latex_page, made_lines, markdown_page, plain_columns
 from runners.reporting.pivot import pivot
-from runners.reporting.reports import Report, Stored, apply_reports, asked_for
+from runners.reporting.reports import Made, Report, Stored, apply_reports, asked_for
 from runners.storage.files import write_atomic
 from runners.storage.folder import write_figure
 from runners.sweeping.job import Job
@@ -64,12 +65,7 @@ def report(sweep: Path, reports: Mapping[str, Report] | None = None) -> str:
     text = markdown_page(found, collected, repeated, pivots, [])
     write_atomic(sweep / "report.md", text.encode())
     written = [f"{name}.csv ({sheet.n_rows:,} rows)" for name, sheet in sheets.items()]
-    made, refused = apply_reports(reports, Stored(sweep, sheets)) if collected.done else ({}, [])
-    for name, result in made.items():
-        if isinstance(result, pd.DataFrame):
-            write_atomic(sweep / f"{name}.csv", Sheet(plain_columns(result)).csv())
-        else:
-            write_figure(sweep, name, result)
+    made, refused = apply_reports(reports, Stored(sweep, sheets), partial(_write, sweep)) if collected.done else ({}, [])
     if made:
         text = markdown_page(found, collected, repeated, pivots, made_lines(made))
         write_atomic(sweep / "report.md", text.encode())
@@ -77,6 +73,13 @@ def report(sweep: Path, reports: Mapping[str, Report] | None = None) -> str:
     if refused:
         raise refused[0]
     return f"{text}\nWritten to {plain(str(sweep))}: {plain(', '.join([*written, 'report.md', 'report.tex']))}."
+
+
+def _write(sweep: Path, name: str, made: Made) -> None:
+    if isinstance(made, pd.DataFrame):
+        write_atomic(sweep / f"{name}.csv", Sheet(plain_columns(made)).csv())
+    else:
+        write_figure(sweep, name, made)
 
 
 def missing_sheet(missing: Sequence[tuple[Job, State]], groups: Groups) -> Sheet:

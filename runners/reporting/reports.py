@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 import pandas as pd
 
 from runners.looking.sweep import read_object
-from runners.process.errors import ConfigError, first_line
+from runners.process.errors import ConfigError, UserError, first_line
 from runners.process.inject import Missing, Supply, call
 from runners.reporting.page import VERDICT, made_lines
 from runners.storage.folder import FACTS, STATUS, write_figure, write_table
@@ -82,38 +82,45 @@ def asked_for(reports: Mapping[str, Report]) -> set[str]:
     }
 
 
-def apply_reports(reports: Mapping[str, Report], tables: Supply) -> tuple[dict[str, Made], list[ConfigError]]:
-    """What the reports make, in order, and the errors of those that cannot be made.
+def apply_reports(
+    reports: Mapping[str, Report], tables: Supply, write: Callable[[str, Made], object] = lambda name, made: None
+) -> tuple[dict[str, Made], list[UserError]]:
+    """The tables and figures of the reports, in order, and the errors of those that cannot be made.
 
     Args:
         tables: what the reports' parameters may name, besides the tables of earlier reports.
+        write: is given each as soon as it is made.
     """
     made: dict[str, Made] = {}
-    refused: list[ConfigError] = []
+    refused: list[UserError] = []
     for name, report in reports.items():
         earlier = {each: table for each, table in made.items() if isinstance(table, pd.DataFrame)}
         try:
-            made[name] = _applied(name, report, earlier, tables)
-        except ConfigError as error:
+            made[name] = _applied(name, report, earlier, tables, write)
+        except UserError as error:
             refused.append(error)
     return made, refused
 
 
-def _applied(name: str, report: Report, earlier: Supply, tables: Supply) -> Made:
+def _applied(name: str, report: Report, earlier: Supply, tables: Supply, write: Callable[[str, Made], object]) -> Made:
     if name in tables:
         raise ConfigError(f"reports.{name} bears the name of a table that there is; reports need names of their own; rename it")
     try:
-        return call(report, _ours(report, earlier, tables), earlier, tables)
+        made = call(report, _ours(report, earlier, tables), earlier, tables)
+        write(name, made)
     except Missing as error:
         raise ConfigError(
             f"reports.{name} asks for a table that this runner does not make ({error}); choose another runner, or put the "
             "report that makes it first"
         ) from error
-    except (LookupError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a report is anybody's function
         raise ConfigError(
             f"reports.{name} cannot be made of these tables ({type(error).__name__}: {first_line(error)}); everything else is "
             f"written; leave it out with reports.{name}=null"
         ) from error
+    return made
 
 
 def _ours(report: Report, *supplies: Supply) -> dict[str, Any]:
@@ -140,20 +147,23 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
     as it was made.
 
     Raises:
-        ConfigError: as `apply_report`.
+        ConfigError: a report cannot be made; the others are written.
         ResourceError: the folder takes no files.
     """
     if not reports:
         return ""
     own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
     kept = own if "tables" not in read_object(folder / FACTS) else set()
-    made, refused = apply_reports({name: report for name, report in reports.items() if name not in kept}, Stored(folder, own))
-    for name, result in made.items():
-        if isinstance(result, pd.DataFrame):
-            write_table(folder, name, result)
-        else:
-            write_figure(folder, name, result)
+    asked = {name: report for name, report in reports.items() if name not in kept}
+    made, refused = apply_reports(asked, Stored(folder, own), partial(_write, folder))
     if refused:
         raise refused[0]
     verdicts = {name: table for name, table in made.items() if isinstance(table, pd.DataFrame) and VERDICT in table}
     return "\n".join(made_lines(verdicts)).strip()
+
+
+def _write(folder: Path, name: str, made: Made) -> None:
+    if isinstance(made, pd.DataFrame):
+        write_table(folder, name, made)
+    else:
+        write_figure(folder, name, made)

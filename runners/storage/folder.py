@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from runners.process.errors import StoreError
+from runners.process.redaction import redacted
 from runners.storage.files import now, read_again, write_atomic, write_json
 from runners.storage.keys import file_digest
 
@@ -101,9 +102,9 @@ def mixed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str
 
 def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
     """Notes why a run ended early; the traceback goes to its own file."""
-    write_atomic(folder / ERROR_LOG, details.encode())
+    write_atomic(folder / ERROR_LOG, redacted(details).encode())
     state = "stopped" if exit_code in STOPPED else "failed"
-    ended = {"error": message, "exit_code": exit_code, "begun": _begun(folder)}
+    ended = {"error": redacted(message), "exit_code": exit_code, "begun": _begun(folder)}
     write_json(folder / STATUS, {"state": state, "ended": now(), **ended})
 
 
@@ -123,7 +124,7 @@ def write_table(folder: Path, name: str, table: "pd.DataFrame") -> None:
 
 def write_text(folder: Path, text: str) -> None:
     """The text that the terminal shows of the run."""
-    write_atomic(folder / SUMMARY, f"{text}\n".encode())
+    write_atomic(folder / SUMMARY, f"{redacted(text)}\n".encode())
 
 
 def write_figure(folder: Path, name: str, figure: "Figure") -> None:

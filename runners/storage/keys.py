@@ -5,10 +5,13 @@ Imports no torch, so that the gate and the run folder's name cost nothing.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from runners.process.errors import ConfigError
 
 KEY_LENGTH = 32
 
@@ -187,17 +190,26 @@ def _with_contents(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """A readable prefix and the hash of the resolved config: `digits-resnet56-l1-0.5-seed0-1a2b3c4d5e`."""
+    """A readable prefix and the hash of the resolved config: `digits-resnet56-l1-0.5-seed0-1a2b3c4d5e`.
+
+    Raises:
+        ConfigError: the runner's `name_after` names an option that is no word.
+    """
     parts = [_word(config, option) for option in config["runner"].get("name_after", NAME_AFTER)]
     return "-".join([*parts, f"seed{config['seed']}", digest(influential(config))[:10]])
 
 
 def _word(config: Mapping[str, Any], option: str) -> str:
     """An option in the name of a run; shares layer by layer go by the preset that gives them."""
-    if option in config["names"]:
-        return config["names"][option]
-    value = canonical(config[option])
-    return (preset(config) or "by_layer") if isinstance(value, dict) else str(value)
+    value = config["names"].get(option, canonical(config.get(option)))
+    if option == "ratio" and isinstance(value, dict):
+        return preset(config) or "by_layer"
+    if value is None or not re.fullmatch(r"[\w.-]{1,64}", str(value)):
+        raise ConfigError(
+            f"runner.name_after names {option!r}; options whose value is a word or a number can be in a run's name; "
+            f"try runner.name_after=[{','.join(NAME_AFTER)}]"
+        )
+    return str(value)
 
 
 def chosen(config: Mapping[str, Any]) -> str:

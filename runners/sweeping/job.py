@@ -9,7 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runners.process import hydra_private
+from runners.process.errors import ConfigError
 from runners.process.hydra_private import Overrides
+from runners.process.redaction import redacted_argument
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,26 @@ class Job:
 
     def __str__(self) -> str:
         """The options in which it differs from the other jobs: `criterion=l1 ratio=0.1`; its name if there are none."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.values.items()) or self.name
+        return " ".join(redacted_argument(f"{key}={_text(value)}") for key, value in self.values.items()) or self.name
 
 
 def unfolded(config: DictConfig) -> list[Overrides]:
     """The overrides of every job, in the order of the grid: those of the config's sweeper, then those of the command line.
 
     An interpolation among them stays one: each job works it out from its own values.
+
+    Raises:
+        ConfigError: the sweeper's options are no mapping.
     """
-    params: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    given = [*(f"{key}={value}" for key, value in (params.get("params") or {}).items()), *task]
+    params = sweeper.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ConfigError(
+            f"hydra.sweeper.params={params} cannot be used; it maps options to their values; "
+            "try hydra.sweeper.params.ratio='0.1,0.2'"
+        )
+    given = [*(f"{key}={value}" for key, value in params.items()), *task]
     return hydra_private.unfolded(given)
 
 

@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 
 from runners.command import checks
 from runners.command.checks import check_config
-from runners.command.gate import check_keys, resolved
+from runners.command.gate import check, check_keys, resolved
 from runners.process.errors import ConfigError
+from runners.process.hydra_private import composer
 from runners.storage.keys import BOOKKEEPING, DATASET_BOOKKEEPING, FIRST_NAMES, NO_EFFECT, RUNNER_BOOKKEEPING, run_name
-from support import ROOT
+from support import ROOT, raises_line
 
 Values = dict[str, Any]
 
@@ -149,6 +150,78 @@ def test_every_option_refuses_what_is_wrong(choice: str) -> None:
         open_to_all = path[0] == "model" and values["model"]["_target_"].startswith(("timm.", "torchvision."))
         if not open_to_all:
             assert is_refused(changed(values, (*path, "zone"), "hello")), f"{'.'.join(path)}.zone is not refused"
+
+
+# overrides, and tokens of the line: the option with its value, what is allowed, the way out
+REFUSED: tuple[tuple[str, tuple[object, ...]], ...] = (
+    *((f"ratio={bad}", ("ratio", 0, 1, "ratio=0.5")) for bad in "-0.1 1 1.0 1.5 nan inf abc true {} {conv1:1}".split()),
+    ("ratio=", ("ratio=", "ratio=0.5")),
+    ("recipe.epochs=-1", ("recipe.epochs=-1", 0)),
+    ("finetune.epochs=1.5", ("finetune.epochs=1.5",)),
+    ("recipe.batch_size=0", ("recipe.batch_size=0", 2)),
+    ("recipe.batch_size=1", ("recipe.batch_size=1", 2)),
+    ("recipe.lr=0", ("recipe.lr=0", "above 0")),
+    ("recipe.lr=nan", ("recipe.lr=nan",)),
+    ("recipe.weight_decay=-1", ("recipe.weight_decay=-1",)),
+    ("recipe.augment=1", ("recipe.augment=1", "true or false")),
+    ("dataset.crop_padding=-1", ("dataset.crop_padding=-1",)),
+    ("dataset.flip=maybe", ("dataset.flip=maybe", "true or false")),
+    ("dataset.random_labels=2", ("dataset.random_labels=2",)),
+    ("seed=-1", ("seed=-1", 0, "seed=0")),
+    ("seed=9223372036854775808", ("seed=9223372036854775808", "2^63 - 1")),
+    ("seed=0.5", ("seed=0.5",)),
+    ("min_keep=0", ("min_keep=0", 1)),
+    ("min_keep=1.5", ("min_keep=1.5", "below 1")),
+    ("start_layer=-1", ("start_layer=-1", 0)),
+    ("skip=conv1", ("skip=conv1",)),
+    ("skip=[0.5]", ("skip=[0.5]",)),
+    ("skip=[0]", ("skip=[0]", 1)),
+    ("model=timm model.model_name=resnet18 model.pretrained=true", ("model.pretrained=True", "weights=FILE")),
+    ("model=timm model.model_name=../../x", ("model.model_name=../../x",)),
+    (f"model=timm model.model_name={'x' * 300}", ("model.model_name",)),
+    ("model=torchvision model.name=resnet18 +model.weights=DEFAULT", ("model.weights=DEFAULT", "weights=FILE")),
+    ("runner=doctor runner.verify=perhaps", ("runner.verify=perhaps", "true or false")),
+    ("runner=status sweep=3", ("sweep=3",)),
+    ("hang_minutes=0", ("hang_minutes=0", "above 0, or null")),
+    ("normalise=l1", ("normalise=l1", "none, mean, l2")),
+    ("ratio_of=flops", ("ratio_of=flops", "filters, params or macs")),
+    ("coupled=true", ("coupled=True", "skip, group or mask")),
+    ("runner=sensitivity runner.ratios=[1]", ("runner.ratios=[1]",)),
+    ("scope=lokal", ("scope=lokal", "layer or global", "scope=layer")),
+    ("rounding=up", ("rounding=up", "floor_pruned, floor_kept or nearest")),
+    ("device=gpu", ("device=gpu", "auto, cpu, cuda", "device=auto")),
+    ("lock=fcntl", ("lock=fcntl", "auto, flock, lease or none")),
+    ("rerun=1", ("rerun=1", "true or false")),
+    ("debug=1", ("debug=1", "true or false")),
+    ("weights=", ("weights=", "null")),
+    ("store=", ("store=",)),
+    ("data_root=", ("data_root=", "null")),
+    ("model.shortcut=foo", ("model.shortcut=foo", "pad, pad_end or conv")),
+    ("model/attention=se model.attention.reduction=0", ("model.attention.reduction=0", 1)),
+    ("model.num_classes=hello", ("model.num_classes=hello",)),
+    ("optimizer.momentum=-1", ("optimizer.momentum=-1",)),
+    ("optimizer.fused=hello", ("optimizer.fused=hello", "true or false, or null")),
+    ("+optimizer.foo=1", ("optimizer.foo", "dampening", "+optimizer.foo")),
+    ("dataset.score_share=0", ("dataset.score_share=0",)),
+    ("dataset.num_classes=0", ("dataset.num_classes=0", 2)),
+    ("dataset.image_size=0", ("dataset.image_size=0",)),
+    ("dataset.test_share=2", ("dataset.test_share=2",)),
+    ("dataset.mean=abc", ("dataset.mean=abc",)),
+    ("dataset.std=[0]", ("dataset.std=[0]", "above 0")),
+    ("+dataset.foo=1", ("dataset.foo", "channels")),
+    ("+recipe.foo=1", ("recipe.foo", "augment, batch_size, epochs")),
+    ("+criterion.zone=hello", ("criterion.zone", "takes none")),
+)
+
+
+def test_a_value_outside_its_range_is_refused_with_the_way_out() -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        job = composer(compose("config", return_hydra_config=True))
+        check(job(()))
+        for overrides, tokens in REFUSED:
+            with raises_line(ConfigError, *tokens):
+                check(job(tuple(overrides.split())))
 
 
 @pytest.mark.parametrize("choice", ["seed=0", *(each for each in CHOICES if each.startswith(("runner", "dataset", "model/")))])

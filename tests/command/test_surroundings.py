@@ -359,7 +359,7 @@ def test_a_limit_on_memory_is_told(tmp_path: Path) -> None:
     arguments = [f"outputs={tmp_path}", *ONE, "dataset.num_images=1000", "dataset.image_size=512"]
     program = (
         f"import sys, resource, re, pathlib\nsys.path.insert(0, {str(ROOT)!r})\nimport torch, runners.command.build\n"
-        "import runners.score_only\nfrom runners import cli\ntorch.set_num_threads(1)\n"
+        "import runners.score_only\nfrom runners.command import cli\ntorch.set_num_threads(1)\n"
         "now = int(re.search(r'VmSize:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]) * 1024\n"
         "resource.setrlimit(resource.RLIMIT_AS, (now + 200_000_000,) * 2)\n"
         f"sys.argv = ['run.py', *{arguments!r}]\nsys.exit(cli.main(pathlib.Path({str(ROOT)!r})))"
@@ -467,7 +467,7 @@ def test_what_may_be_set_of_hydras_own_part_may_be_set() -> None:
             *("hydra.mode=RUN", "hydra.verbose=true", "hydra.run.dir=${outputs}/x", "hydra/job_logging=job"),
             *("hydra/launcher=slurm", "hydra.launcher.per_device=2", "+hydra.launcher.additional_parameters.gres=gpu:1"),
             *("hydra.sweeper.params.ratio='0.1,0.2'", "hydra.sweeper.params={ratio:'0.1,0.2'}"),
-            *("criterion=choice(l1,gm)", "criterion=glob(*)", "preset=null", "+criterion@criteria.mine=l1"),
+            *("criterion=choice(l1,gm)", "criterion=glob(*)", "+criterion@criteria.mine=l1"),
         ]
     )
 
@@ -497,7 +497,8 @@ def test_nothing_else_of_the_environment_may_be_read(name: str, monkeypatch: pyt
         ("+a.API_KEY='a b'", f"+a.API_KEY={REDACTED}"),
         ("+a.credentials={user: x, pin: 2}", f"+a.credentials={REDACTED}"),
         ("+a={db_password: x, b: 1}", f"+a={{db_password: {REDACTED}, b: 1}}"),
-        ("weights=https://me:pass@host/a.pt", f"weights=https://{REDACTED}@host/a.pt"),
+        ("weights=https://me:p@ss@host/a.pt", f"weights=https://{REDACTED}@host/a.pt"),
+        ("weights=https:/me:pass@host/a@b.pt", f"weights=https:/{REDACTED}@host/a@b.pt"),
         ("ratio=0.5", "ratio=0.5"),
         ("+model.reg_tokens=4", "+model.reg_tokens=4"),
         ("skip=[a@b,c]", "skip=[a@b,c]"),
@@ -539,6 +540,26 @@ def test_a_planted_secret_is_nowhere_in_outputs(
     assert (found == []) is guarded
     if not guarded:
         assert {Path(path).name for path in found} == {"config.yaml", "run.json", "plan.json", "sweep.json"}
+
+
+def test_the_password_of_an_address_is_written_nowhere(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that is no file ends the run; the same words as a path that is there do not."""
+    address = f"weights=https://me:p@{SECRET}@host.invalid/a.pt"
+    ends = [command(*ONE, address, *given) for given in ((), ("debug=true",), (f"names.x={address}",))]
+    assert [ended.code for ended in ends] == [4, 4, 2]
+    weights = tmp_path / "https:" / f"me:p@{SECRET}@host.invalid" / "a.pt"
+    weights.parent.mkdir(parents=True)
+    torch.save(models.cifar_resnet.cifar_resnet(depth=20, num_classes=10).state_dict(), weights)
+    monkeypatch.chdir(tmp_path)
+    for name in ("headline", "accuracy_text"):
+        monkeypatch.setattr(f"runners.score_only.{name}", lambda measured: address)
+    ends.append(command(*ONE, address))
+    assert ends[-1].code == 0 and ends[-1].out.count("https:/") == 2
+    assert [ended for ended in ends if SECRET in ended.out + ended.err] == []
+    assert SECRET not in str(Job(0, (), {"weights": address.partition("=")[2]}, "job", tmp_path))
+    assert holding(tmp_path / "outputs", SECRET) == [] and list(tmp_path.rglob("error.log"))
 
 
 def test_resolvers_are_the_known_ones(command: Command) -> None:
