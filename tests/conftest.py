@@ -1,4 +1,4 @@
-"""What several test files share: the command line without a new process, and the real data where it is."""
+"""Fixtures that test files share: the command line without a new process, and the folder of the real data."""
 
 import os
 import signal

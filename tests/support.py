@@ -92,7 +92,7 @@ def counts(out: str) -> tuple[int, int, int]:
 
 
 def handed(out: str) -> int:
-    """How many jobs a sweep gave to Slurm, from what it printed."""
+    """The number of jobs that a sweep gave to Slurm, from what it printed."""
     [found] = re.findall(r"(\d+) handed to Slurm", out)
     return int(found)
 

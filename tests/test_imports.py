@@ -24,7 +24,7 @@ MAY_USE = {
     "selection": ("data", "tracing"),
     "pruning": ("tracing", "selection", "storage"),
     "sweeping": ("storage",),
-    "looking": ("storage", "sweeping"),
+    "looking": ("data", "storage", "sweeping"),
     "reporting": ("storage", "sweeping", "looking"),
 }
 BEFORE_TORCH = (
@@ -91,7 +91,7 @@ def at_import(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def allowed(user: str, used: str) -> bool:
-    """Whether module `user` may import module `used`; both are ours."""
+    """True if module `user` may import module `used`; both are ours."""
     mine, theirs = user.split("."), used.split(".")
     if theirs[0] in ("run", "prunescope"):
         return False

@@ -22,8 +22,8 @@ class SlotsLauncher(Launcher):
     Args:
         devices: `auto` is every visible GPU, else the CPU; `cpu`; or a list of GPUs.
         per_device: jobs at a time on each.
-        retries: how often a job is started again that was preempted or killed.
-        warm: whether jobs are forks of one process that has imported torch; `auto` is where no GPU is used.
+        retries: restarts of a job that was preempted or killed.
+        warm: true makes jobs forks of one process that has imported torch; `auto` is true where no GPU is used.
     """
 
     def __init__(

@@ -45,8 +45,7 @@ class Built:
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
-        begun = None if values["rerun"] else run_folder.begun_threads(folder, keys.run_name(values))
-        take_threads(values["threads"], begun)
+        take_threads(values["threads"], run_folder.begun_threads(folder, keys.run_name(values)))
         _prepare_torch()
 
     def __contains__(self, name: object) -> bool:
@@ -240,7 +239,7 @@ def take_threads(asked: int | str, begun: int | None) -> None:
 
     Args:
         asked: a number or `auto`.
-        begun: threads of an earlier leg of this run.
+        begun: threads of an earlier leg of this run, or of the run that rerun=true repeats.
     """
     if "OMP_NUM_THREADS" in os.environ:  # torch has read it
         return

@@ -24,6 +24,7 @@ ARCHIVE = Archive(
         "cifar-10-batches-py/test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
     },
 )
+FILES = ARCHIVE.files
 
 
 def cifar10(*, data_root: str | None, download_root: str) -> Raw:

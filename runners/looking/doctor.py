@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from runners.data.download import wrong_file
 from runners.looking.seen import Seen
 from runners.process.errors import ResourceError, StoreError, first_line, some
 from runners.storage.files import write_atomic
@@ -45,10 +47,13 @@ class Finding(NamedTuple):
     line: str
 
 
-def run(*, store: str, outputs: str, data_root: str | None, device: str, verify: bool, lock: str) -> Seen:
+def run(
+    *, store: str, outputs: str, names: Mapping[str, str], dataset: Mapping[str, Any], device: str, verify: bool, lock: str
+) -> Seen:
     """All findings, one a line, and the worst verdict.
 
     Args:
+        names: of the chosen files; `dataset` is what the one of the data set says.
         verify: reads every stored result and checks its hashes, too.
     """
     checks: dict[str, Callable[[], Finding]] = {
@@ -57,7 +62,7 @@ def run(*, store: str, outputs: str, data_root: str | None, device: str, verify:
         "outputs": lambda: takes_files("outputs", Path(outputs)),
         "lock": lambda: excludes(Path(store), lock),
         "devices": lambda: devices(device),
-        "data": lambda: data(Path(data_root) if data_root else None),
+        "data": lambda: data(names["dataset"], dataset),
         "slurm": slurm,
         **({"stored results": lambda: verified(Path(store))} if verify else {}),
     }
@@ -156,21 +161,19 @@ def devices(device: str) -> Finding:
     return Finding("ok", f"{len(names)} x {', '.join(sorted(set(names)))}, {bf16}; CUDA {torch.version.cuda}")
 
 
-def data(data_root: Path | None) -> Finding:
-    """Compares CIFAR-10's files with the published checksums."""
-    if data_root is None:
-        about = "data_root=null: CIFAR-10 is downloaded by the run that needs it; nodes may have no network"
-        return Finding("ok", about)
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity
-
-    folder = data_root / CIFAR10.base_folder
-    files = {name: md5 for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]}
-    files[str(CIFAR10.meta["filename"])] = str(CIFAR10.meta["md5"])
-    wrong = [name for name, md5 in files.items() if not check_integrity(str(folder / name), md5)]
-    if wrong:
-        return Finding("failed", f"{folder}: missing or not as published: {some(wrong, SHOWN)}; download it again")
-    return Finding("ok", f"{folder}: all {len(files)} files have the published checksums")
+def data(name: str, dataset: Mapping[str, Any]) -> Finding:
+    """Compares the files of the chosen data set with their published checksums."""
+    files: Mapping[str, str] = getattr(import_module(dataset["_target_"].rpartition(".")[0]), "FILES", {})
+    root = dataset.get("data_root")
+    if not files:
+        return Finding("ok", f"dataset={name}: no file of it has a published checksum")
+    if root is None and "download_root" in dataset:
+        return Finding("ok", f"data_root=null: {name} is downloaded by the run that needs it; nodes may have no network")
+    if root is None:
+        return Finding("failed", f"data_root=null: {name} is not downloaded; give data_root=DIR")
+    if wrong := wrong_file(files, Path(root)):
+        return Finding("failed", f"data_root={root}: {wrong}; download dataset={name} again")
+    return Finding("ok", f"data_root={root}: all {len(files)} files of {name} have the published checksums")
 
 
 def slurm() -> Finding:

@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from runners.process.errors import plain
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MARKDOWN_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 LATEX = str.maketrans(
@@ -20,11 +22,6 @@ LATEX = str.maketrans(
         **{character: f"\\{character}" for character in "_%&#${}"},
     }
 )
-
-
-def plain(text: str) -> str:
-    """Text on one line, without characters that steer a terminal; they show as Python writes them."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def shown(value: Any) -> str:

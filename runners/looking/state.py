@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runners.looking.sweep import number, read_object, texts
-from runners.storage.folder import FACTS, STATUS, is_done
+from runners.storage.folder import FACTS, RUN_LOG, STATUS, is_done
 from runners.sweeping.job import Job
 
 STATES = ("done", "running", "failed", "stopped", "lost", "damaged", "missing")
 DONE, RUNNING, FAILED, STOPPED, LOST, DAMAGED, MISSING = STATES
-RUN_LOG = "run.log"
 TAIL_BYTES = 16_384
 NEEDED_FACTS = {"code": dict, "versions": dict, "hardware": dict, "keys": dict, "seconds": dict, "seed": int}
 # Clocks are set while jobs run; a process id is given out again after much longer.

@@ -4,10 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
-from runners.looking.escapes import plain
 from runners.looking.seen import Seen
 from runners.looking.state import DONE, FAILED, LOST, RUNNING, STATES, STOPPED, State, counts, headline, last_lines, state_of
 from runners.looking.sweep import find_sweep, read_sweep
+from runners.process.errors import plain
 from runners.sweeping.job import Job
 
 EPOCH = re.compile(r"(\S+): epoch (\d+)/(\d+)\b.*?([\d:]+) left")

@@ -58,8 +58,12 @@ def some(names: Sequence[str], most: int) -> str:
 
 def error_line(message: str) -> str:
     """An error as one line, in which nothing steers the terminal, whatever names from files hold."""
-    line = " ".join(message.split())
-    return f"error: {''.join(each if each.isprintable() else ascii(each)[1:-1] for each in line)}\n"
+    return f"error: {plain(' '.join(message.split()))}\n"
+
+
+def plain(text: str) -> str:
+    """Text on one line, without characters that steer a terminal; they show as Python writes them."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

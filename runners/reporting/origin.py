@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runners.looking.escapes import plain, shown
-from runners.process.errors import StoreError, some
+from runners.looking.escapes import shown
+from runners.process.errors import StoreError, plain, some
 from runners.reporting.gathered import Finished
 from runners.storage.folder import mixed
 from runners.storage.keys import BOOKKEEPING

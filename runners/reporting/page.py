@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.printed import compact, verdict_counts
-from runners.looking.escapes import markdown, plain, shown
+from runners.looking.escapes import markdown, shown
 from runners.looking.state import counts
 from runners.looking.sweep import Sweep
-from runners.process.errors import some
+from runners.process.errors import plain, some
 from runners.reporting.collected import Collected
 from runners.reporting.gathered import OverSeeds
 from runners.reporting.origin import origins

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from runners.looking.escapes import plain, shown
+from runners.looking.escapes import shown
 from runners.looking.seen import Seen
 from runners.looking.state import State
 from runners.looking.sweep import find_sweep, read_sweep
+from runners.process.errors import plain
 from runners.reporting.collected import collect
 from runners.reporting.gathered import Sheet, gather, over_seeds
 from runners.reporting.groups import SEED, Groups, groups_of

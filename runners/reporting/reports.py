@@ -13,7 +13,7 @@ from runners.looking.sweep import read_object
 from runners.process.errors import ConfigError, UserError, first_line
 from runners.process.inject import Missing, Supply, call
 from runners.reporting.page import VERDICT, made_lines
-from runners.storage.folder import FACTS, STATUS, write_figure, write_table
+from runners.storage.folder import FACTS, read_status, write_figure, write_table
 from runners.storage.tables import read_table
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def report_on_run(folder: Path, reports: Mapping[str, Report]) -> str:
     """
     if not reports:
         return ""
-    own = {Path(name).stem for name in read_object(folder / STATUS)["sha256"] if name.endswith(".csv")}
+    own = {Path(name).stem for name in read_status(folder)["sha256"] if name.endswith(".csv")}
     kept = own if "tables" not in read_object(folder / FACTS) else set()
     asked = {name: report for name, report in reports.items() if name not in kept}
     made, refused = apply_reports(asked, Stored(folder, own), partial(_write, folder))

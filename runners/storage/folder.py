@@ -22,15 +22,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STOPPED = (75, 130)  # by a signal or by hand: the same command goes on
-CONFIG, FACTS, STATUS, ERROR_LOG = "config.yaml", "run.json", "status.json", "error.log"
+CONFIG, FACTS, STATUS = "config.yaml", "run.json", "status.json"
+ERROR_LOG, RUN_LOG = "error.log", "run.log"
 TENSORBOARD = "tensorboard"
 SUMMARY = "summary.txt"
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """The content of `status.json`; empty if it is not there or cannot be read."""
+    try:
+        found = json.loads((folder / STATUS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def is_done(folder: Path) -> bool:
     """True if a run ended well in `folder`, and its tables and facts are there as they were written."""
+    status = read_status(folder)
     try:
-        status = json.loads((folder / STATUS).read_text())
         files: dict[str, str] = status["sha256"]
         if status["state"] != "done" or FACTS not in files:
             return False
@@ -110,10 +120,7 @@ def fail(folder: Path, message: str, exit_code: int, details: str) -> None:
 
 def _begun(folder: Path) -> dict[str, Any]:
     """The run that last began in a folder, and the hash of its data; empty if there is none."""
-    try:
-        found = json.loads((folder / STATUS).read_text())["begun"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    found = read_status(folder).get("begun")
     return found if isinstance(found, dict) else {}
 
 

@@ -68,7 +68,7 @@ class Stages:
 
     Args:
         rerun: make every stage again; a stored result that differs is reported, and stands.
-        lock: how two runs that need the same result are kept from both making it; one of `locks.CHOICES`.
+        lock: of results that two runs need, so that one makes them and the other waits; one of `locks.CHOICES`.
         watch: label of a stage -> what is shown the rows of its history, also of one that comes from the store.
     """
 

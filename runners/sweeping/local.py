@@ -35,8 +35,8 @@ def run_here(
         flags: of the jobs' command lines, before their overrides.
         devices: as `slots` takes them.
         per_device: jobs at a time on each.
-        retries: how often a job is started again that was preempted or killed.
-        warm: whether jobs are forks of a process that has imported torch; `auto` is where no GPU is used.
+        retries: restarts of a job that was preempted or killed.
+        warm: true makes jobs forks of a process that has imported torch; `auto` is true where no GPU is used.
 
     Raises:
         JobsFailed: with how many; each has its line on stdout.

@@ -1,6 +1,5 @@
 """Outcomes of the jobs of a sweep, in words and as the sweep's exit code."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from runners.process.errors import SOME_JOBS_FAILED, UserError
 from runners.process.interruption import Preempted
-from runners.storage import folder as run_folder
+from runners.storage.folder import RUN_LOG, read_status
 from runners.sweeping.job import Job
 
 
@@ -46,12 +45,9 @@ def teller(n_jobs: int) -> Callable[[Outcome], None]:
 
 def why(outcome: Outcome) -> str:
     """Exit code or signal of a failed job, and its error line."""
-    code = _ending(outcome.code)
-    try:
-        status = json.loads((outcome.job.folder / run_folder.STATUS).read_text())
-        return f"{code}: {status['error']}"
-    except (OSError, ValueError, KeyError):
-        return f"{code}; see {outcome.job.folder / 'run.log'}"
+    code, folder = _ending(outcome.code), outcome.job.folder
+    error = read_status(folder).get("error")
+    return f"{code}: {error}" if error else f"{code}; see {folder / RUN_LOG}"
 
 
 def tables_of(sweep: Path) -> str:

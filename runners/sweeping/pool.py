@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.process.interruption import Preempted, requested
+from runners.storage.folder import RUN_LOG
 from runners.sweeping.devices import Slot
 from runners.sweeping.job import Job
 from runners.sweeping.outcomes import Outcome
@@ -100,7 +101,7 @@ def popen(root: Path, flags: Sequence[str], environment: Mapping[str, str]) -> C
     def start(job: Job, slot: Slot) -> Child:
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {**os.environ, **environment, **slot.environment, PARENT: str(os.getpid())}
-        with (job.folder / "run.log").open("ab") as log:
+        with (job.folder / RUN_LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, str(root / "run.py"), *arguments(job, flags)],
                 env=told,

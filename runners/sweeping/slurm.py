@@ -1,6 +1,5 @@
 """A sweep on a Slurm cluster: one array of the jobs that are not done, then waiting for them, or not."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,16 +57,16 @@ def run_on_slurm(
     if options["detach"]:
         print(f"{tables_of(sweep)}; runner=status looks how they are; the same command waits for them", flush=True)
         return
-    outcomes = _follow(waiting, arrays)
+    outcomes = _follow(waiting, arrays, rerun=config.rerun)
     if any(outcome.code is None for outcome in outcomes):
         print(f"what Slurm's side said of jobs that left it unfinished lies in {sweep / LOGS}", flush=True)
     print(tables_of(sweep), flush=True)
     raise_if_failed(outcomes, len(jobs))
 
 
-def _follow(waiting: Sequence[Job], arrays: Sequence[Array]) -> list[Outcome]:
+def _follow(waiting: Sequence[Job], arrays: Sequence[Array], *, rerun: bool) -> list[Outcome]:
     try:
-        return wait(waiting, still_there=lambda: queued(arrays), tell=teller(len(waiting)))
+        return wait(waiting, still_there=lambda: queued(arrays), tell=teller(len(waiting)), rerun=rerun)
     except KeyboardInterrupt:
         raise LeftRunning(
             f"interrupted; the jobs go on in Slurm; the same command waits; scancel {_ids(arrays)} ends them"
@@ -79,15 +78,22 @@ def _ids(arrays: Sequence[Array]) -> str:
 
 
 def wait(
-    jobs: Sequence[Job], *, still_there: Callable[[], Mapping[str, str]], tell: Callable[[Outcome], None]
+    jobs: Sequence[Job],
+    *,
+    still_there: Callable[[], Mapping[str, str]],
+    tell: Callable[[Outcome], None],
+    rerun: bool = False,
 ) -> list[Outcome]:
     """Waits until Slurm has none of the jobs any more; then their folders say how they ended.
+
+    Args:
+        rerun: finished runs are repeated, so that a result which is there already is no end.
 
     Raises:
         NoSlurm: it has not answered for a quarter of an hour.
     """
     started = answered = time.monotonic()
-    before = {job.name: _status(job) for job in jobs}
+    before = {job.name: run_folder.read_status(job.folder) for job in jobs}
     left = {job.name: job for job in jobs}
     gone: dict[str, float] = {}
     ended: list[Outcome] = []
@@ -103,7 +109,7 @@ def wait(
         _tell_of_obstacles(there, known)
         gone = {name: gone.get(name, now) for name in left if name not in there}
         for name, since in gone.items():
-            settled, code = _end(left[name], before[name], lost=now - since >= GRACE_SECONDS)
+            settled, code = _end(left[name], before[name], rerun=rerun, lost=now - since >= GRACE_SECONDS)
             if settled:
                 ended.append(Outcome(left.pop(name), code, now - started))
                 tell(ended[-1])
@@ -120,18 +126,11 @@ def _tell_of_obstacles(there: Mapping[str, str], known: set[str]) -> None:
         known.add(reason)
 
 
-def _end(job: Job, before: Mapping[str, Any], *, lost: bool) -> tuple[bool, int | None]:
+def _end(job: Job, before: Mapping[str, Any], *, rerun: bool, lost: bool) -> tuple[bool, int | None]:
     """True if the end of a job that has left the queue is known by now; and its exit code, None if nobody wrote one."""
-    if run_folder.is_done(job.folder):
+    status = run_folder.read_status(job.folder)
+    if run_folder.is_done(job.folder) and not (rerun and status == before):
         return True, 0
-    status = _status(job)
     if status.get("state") == "failed" and status != before:
         return True, status["exit_code"]
     return lost, None
-
-
-def _status(job: Job) -> dict[str, Any]:
-    try:
-        return json.loads((job.folder / run_folder.STATUS).read_text())
-    except (OSError, ValueError):
-        return {}

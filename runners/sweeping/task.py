@@ -32,7 +32,7 @@ class Task:
         flags: of the job's command line, before its overrides.
         environment: what its process is told besides what Slurm tells it.
         start_folder: where the sweep's command was given; relative paths start there.
-        patience: how long the job may take to save its state.  [s]
+        patience: time that the job may take to save its state.  [s]
     """
 
     root: Path

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from runners.storage.folder import RUN_LOG
 from runners.sweeping.devices import Slot
 from runners.sweeping.job import Job
 from runners.sweeping.pool import PARENT, Child, arguments
@@ -31,7 +32,7 @@ def forks(
     def start(job: Job, slot: Slot) -> Child:
         job.folder.mkdir(parents=True, exist_ok=True)
         told = {**environment, **slot.environment, PARENT: str(os.getpid())}
-        process = context.Process(target=_run, args=(main, root, arguments(job, flags), told, job.folder / "run.log"))
+        process = context.Process(target=_run, args=(main, root, arguments(job, flags), told, job.folder / RUN_LOG))
         process.start()
         assert process.pid is not None
         return Child(process.pid, lambda: process.exitcode, process.join)

@@ -1,4 +1,4 @@
-"""What goes wrong around a run, row by row of docs/faults.md, where no other file tests it."""
+"""Faults around a run, row by row of docs/faults.md, those that no other file tests."""
 
 import hashlib
 import json

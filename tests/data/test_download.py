@@ -135,7 +135,7 @@ def test_a_missing_or_changed_file_is_unpacked_again_without_a_network(server: S
 def test_a_download_that_is_not_what_was_published_leaves_nothing(
     sent: Callable[[bytes], bytes], read: bool, server: Server, tmp_path: Path
 ) -> None:
-    """What is longer than it should be is not read to its end, and so has no hash."""
+    """An archive that is longer than it should be is not read to its end, and so has no hash."""
     archive = serve(server, packed())
     content = server.answers["/a.tar.gz"] = sent(server.answers["/a.tar.gz"])
     found = [f"gave {len(content)} bytes", hashlib.sha256(content).hexdigest()] if read else [f"more than {archive.size}"]

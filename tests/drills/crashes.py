@@ -181,7 +181,7 @@ def campaign(folder: Path, *, every: int, number: int) -> dict[str, Any]:
     lost: list[list[Any]] = []
 
     def killed(moment: float, first: Callable[[], int], after: float | None = None) -> bool:
-        """Whether `first` was killed; whatever the command given again did not bring back is `lost`."""
+        """True if `first` was killed; files that the command given again did not bring back are noted as `lost`."""
         ended = child(first, kill_after=after)
         again = child(lambda: run(folder / "broken"))
         if again != 0 or outcome(folder / "broken") != expected:

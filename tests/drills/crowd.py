@@ -139,7 +139,7 @@ def once(folder: Path, number: int, lock: str, killed: int = 0) -> dict[str, Any
 
 
 def works_alone(folder: Path, pids: list[int]) -> bool:
-    """Whether the last three steps are of one of `pids`."""
+    """True if the last three steps are of one of `pids`."""
     last = [pid for pid, _ in steps(folder)[-3:]]
     return len(last) == 3 and len(set(last)) == 1 and last[0] in pids
 
@@ -236,7 +236,7 @@ def rows(folder: Path, number: int, each: int) -> dict[str, Any]:
 
 
 def play(folder: Path, scenario: str) -> dict[str, Any]:
-    """What came of a scenario, given as its name and options."""
+    """The outcome of a scenario, given as its name and options."""
     name, *given = scenario.split()
     options = dict(option.split("=") for option in given)
     numbers = {key: int(options.pop(key)) for key in ("number", "killed", "each") if key in options}

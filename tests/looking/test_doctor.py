@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchvision.datasets import CIFAR10
 
 from runners.looking import doctor
 from runners.looking.doctor import Finding, worst
 from runners.storage import files
 from runners.storage.store import Store
+from support import names
 
+FAKE: dict[str, Any] = {"names": {"dataset": "fake"}, "dataset": {"_target_": "runners.data.fake.fake"}, "device": "cpu"}
 KEY = "ab" + "0" * 30
 
 
@@ -23,7 +24,7 @@ def is_left_as_it_was(folder: Path) -> bool:
 
 def test_a_place_that_is_fit_gets_a_verdict(tmp_path: Path) -> None:
     store, outputs = tmp_path / "outputs" / "store", tmp_path / "outputs"
-    seen = doctor.run(store=str(store), outputs=str(outputs), data_root=None, device="cpu", verify=True, lock="auto")
+    seen = doctor.run(store=str(store), outputs=str(outputs), **FAKE, verify=True, lock="auto")
     lines = seen.text.splitlines()
     assert seen.exit_code == 0
     what = ["versions", "store", "outputs", "lock", "devices", "data", "slurm", "stored"]
@@ -36,9 +37,7 @@ def test_a_place_that_is_fit_gets_a_verdict(tmp_path: Path) -> None:
 
 def test_a_place_that_is_not_fit_has_the_exit_code_of_resources(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    seen = doctor.run(
-        store=str(tmp_path / "file"), outputs=str(tmp_path), data_root=None, device="cpu", verify=False, lock="none"
-    )
+    seen = doctor.run(store=str(tmp_path / "file"), outputs=str(tmp_path), **FAKE, verify=False, lock="none")
     assert seen.exit_code == 6 and seen.text.endswith("verdict: failed")
 
 
@@ -62,9 +61,7 @@ def test_a_folder_whose_rename_is_none_is_found(tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_in_the_place_of_a_folder_is_a_finding_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "store").touch()
-    text = doctor.run(
-        store=str(tmp_path / "store"), outputs=str(tmp_path), data_root=None, device="cpu", verify=False, lock="none"
-    ).text
+    text = doctor.run(store=str(tmp_path / "store"), outputs=str(tmp_path), **FAKE, verify=False, lock="none").text
     found = {line.split()[1]: line for line in text.splitlines()}
     assert found["store"].startswith("failed") and "FileExistsError" in found["store"] and found["outputs"].startswith("ok")
 
@@ -74,20 +71,31 @@ def test_a_device_that_is_not_there_is_found() -> None:
     assert doctor.devices("cuda:63").verdict == "failed"
 
 
-def test_data_that_is_missing_or_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = {name: name.encode() * 50 for name in ("a", "b", "meta")}
-    listed: list[list[str]] = [[name, hashlib.md5(content[name]).hexdigest()] for name in ("a", "b")]
-    monkeypatch.setattr(CIFAR10, "train_list", listed[:1])
-    monkeypatch.setattr(CIFAR10, "test_list", listed[1:])
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "md5": hashlib.md5(content["meta"]).hexdigest()})
-    assert doctor.data(tmp_path).verdict == "failed"
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
+@pytest.mark.parametrize("module", ["cifar", "mnist"])
+def test_data_that_is_missing_or_changed_is_found(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {f"folder/{name}": name.encode() * 50 for name in ("a", "b", "meta")}
+    published = {name: hashlib.sha256(value).hexdigest() for name, value in content.items()}
+    monkeypatch.setattr(f"runners.data.{module}.FILES", published)
+    dataset = {"_target_": f"runners.data.{module}.x", "data_root": str(tmp_path)}
+    assert doctor.data("x", dataset).verdict == "failed"
+    (tmp_path / "folder").mkdir()
     for name, value in content.items():
-        (folder / name).write_bytes(value)
-    assert doctor.data(tmp_path) == Finding("ok", f"{folder}: all 3 files have the published checksums")
-    (folder / "b").write_bytes(content["b"][:-1] + b"c")
-    assert doctor.data(tmp_path).verdict == "failed" and ": b;" in doctor.data(tmp_path).line
+        (tmp_path / name).write_bytes(value)
+    assert doctor.data("x", dataset).verdict == "ok" and names(doctor.data("x", dataset).line, 3)
+    (tmp_path / "folder/b").write_bytes(content["folder/b"][:-1] + b"c")
+    assert doctor.data("x", dataset).verdict == "failed" and names(doctor.data("x", dataset).line, "folder/b")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "verdict"),
+    [
+        ({"_target_": "runners.data.mnist.mnist", "data_root": None}, "failed"),
+        ({"_target_": "runners.data.cifar.cifar10", "data_root": None, "download_root": "/no_such"}, "ok"),
+        ({"_target_": "runners.data.fake.fake"}, "ok"),
+    ],
+)
+def test_data_without_a_folder_is_downloaded_or_needs_one(dataset: dict[str, Any], verdict: str) -> None:
+    assert doctor.data("x", dataset).verdict == verdict
 
 
 @pytest.mark.parametrize(("body", "expected"), [("exit 0", "ok"), ("exit 1", "warning"), ("exec sleep 5", "warning")])

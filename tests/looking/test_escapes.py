@@ -10,7 +10,8 @@ import pytest
 from sweep_folders import TABLES, begin, column, facts, finish, finish_with, make_sweep, rows
 
 from runners.looking import status
-from runners.looking.escapes import csv_cell, latex, markdown, plain
+from runners.looking.escapes import csv_cell, latex, markdown
+from runners.process.errors import plain
 from runners.reporting import report
 from runners.reporting.pivot import PAGE_ROWS, Pivot
 from runners.storage import folder as run_folder

@@ -1,4 +1,4 @@
-"""What a network costs, against counts worked out by hand."""
+"""The cost of a network, against counts worked out by hand."""
 
 from collections.abc import Callable
 

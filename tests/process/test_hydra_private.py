@@ -1,4 +1,4 @@
-"""What is relied on of Hydra 1.3 that it does not document; and that no other file relies on any of it."""
+"""Undocumented behaviour of Hydra 1.3 that is relied on, in one file and no other."""
 
 import re
 from pathlib import Path

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from runners.command import built
+from runners.command.built import Built
 from runners.process import threads
 from runners.process.threads import Load, counted, left_over
 from runners.storage import folder as run_folder
@@ -78,3 +80,15 @@ def test_a_run_folder_remembers_the_threads_of_an_unfinished_run(tmp_path: Path)
     run_folder.start(tmp_path, {"ratio": 0.5}, "run-a", "data", threads=3)
     assert run_folder.begun_threads(tmp_path, "run-a") == 3
     assert run_folder.begun_threads(tmp_path, "run-b") is None
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_a_run_takes_the_threads_of_its_first_leg_or_of_the_run_that_it_repeats(
+    rerun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(built, "take_threads", lambda *given: taken.append(given))
+    monkeypatch.setattr("runners.storage.keys.run_name", lambda values: "run-a")
+    run_folder.start(tmp_path, {}, "run-a", threads=3)
+    Built(OmegaConf.create(), {"threads": "auto", "rerun": rerun}, tmp_path)
+    assert taken == [("auto", 3)]

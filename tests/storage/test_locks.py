@@ -49,7 +49,7 @@ def crowds(folder: Path, *scenarios: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of the quick scenarios; one process plays them all, since importing torch takes longest."""
+    """The outcomes of the quick scenarios; one process plays them all, since importing torch takes longest."""
     return dict(zip(QUICK, crowds(tmp_path_factory.mktemp("crowd"), *QUICK), strict=True))
 
 

@@ -78,7 +78,7 @@ class Sweep:
         return found.group(1)
 
     def trains(self) -> bool:
-        """Whether every job is past its first epochs of fine-tuning, and will be for some seconds."""
+        """True if every job is past its first epochs of fine-tuning, and will be for some seconds."""
         logs = [path.read_text() for path in self.outputs.glob("fake-*/run.log")]
         return len(logs) == 2 and all("finetune: epoch 3/" in log for log in logs)
 
@@ -111,7 +111,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def show(job: str) -> dict[str, str]:
-    """What Slurm knows of a job."""
+    """The facts that Slurm has of a job."""
     return dict(pair.split("=", 1) for pair in ask("scontrol", "show", "job", job).split() if "=" in pair)
 
 
@@ -186,7 +186,7 @@ def test_a_signal_while_python_starts_is_obeyed_too(sweep: Sweep, undisturbed: p
 
 
 def python_starts() -> bool:
-    """Whether the process of some task has become Python, which holds the signal back until the program is ready for it."""
+    """True if the process of some task has become Python, which holds the signal back until the program is ready for it."""
     commands: list[list[bytes]] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended

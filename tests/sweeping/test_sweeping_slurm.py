@@ -188,6 +188,23 @@ def test_waiting_ends_when_slurm_has_no_job_left_and_the_folders_say_how(
     check_line(why(Outcome(jobs[4], None, 1.0)), "Slurm", "SIGTERM came")
 
 
+@pytest.mark.parametrize(("rerun", "repeated", "code"), [(False, False, 0), (True, False, None), (True, True, 0)])
+def test_a_result_of_before_is_no_end_of_a_job_that_repeats_it(
+    rerun: bool, repeated: bool, code: int | None, tmp_path: Path, patient: None
+) -> None:
+    one = job(0, tmp_path)
+    write_status(one, '{"state": "done", "ended": "then"}')
+    (one.folder / "done").touch()
+
+    def there() -> Mapping[str, str]:
+        if repeated:
+            write_status(one, '{"state": "done", "ended": "now"}')
+        return {}
+
+    [outcome] = wait([one], still_there=there, tell=lambda _: None, rerun=rerun)
+    assert outcome.code == code
+
+
 def test_a_job_that_leaves_the_queue_for_a_moment_is_not_lost(tmp_path: Path, patient: None) -> None:
     """A requeued job may be unknown between two states."""
     one = job(0, tmp_path)
