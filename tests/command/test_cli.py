@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,46 +186,39 @@ def test_content_errors_come_before_training(tmp_path: Path, command: Command) -
     (cifar / "cifar-10-batches-py").mkdir(parents=True)
     (cifar / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(_Evil(f"touch {canary}")))
 
-    for overrides, code, expected in (
-        (["device=cuda:63"], 2, "device=cuda:63: this machine has"),
-        (["model.depth=57"], 2, "depth=57: a CIFAR ResNet has 6n [+] 2 layers"),
-        (["optimizer.nesterov=true", "optimizer.momentum=0"], 2, "Nesterov momentum requires a momentum"),
-        (["skip=[layr1.0.conv1]"], 2, "skip names layer 'layr1.0.conv1', which .*; did you mean layer1.0.conv1"),
-        (["preset=resnet56_b"], 2, "skip names layer 'layer1.7.conv1', which this network has not; .*"),
-        (["ratio={layer1.0.conv1:0.5}"], 2, "ratio gives layer1.1.conv1 no share; .*add '[*]' to ratio"),
-        (
-            ["ratio=0.9", "ratio_of=params", "min_keep=0.5"],
-            2,
-            "of 269,722 parameters is 242,749; at most .* ratio=0.4",
-        ),
-        (["runner=sensitivity", "scope=global"], 2, "scope=global ratio_of=filters cannot be used with one layer at a time"),
-        (["dataset.score_share=0.02"], 3, "at least two must score"),
-        (["model=vgg16_bn", "model/attention=se"], 2, "models.attention.squeeze_excite cannot be built .*no residual block"),
-        (["finetune.batch_size=63"], 2, "finetune.batch_size=63 leaves a last batch of one image out of 64; .*=64"),
-        (["dataset=digits", "dataset.num_classes=5"], 3, "labels run from 0 to 9"),
-        (["dataset.mean=[0.5]"], 3, "dataset.mean has 1 and dataset.std 3 values"),
-        ([published, f"data_root={tmp_path}"], 3, "has no folder 'cifar-10-batches-py'"),
-        ([published, f"data_root={cifar}"], 3, "do not have the published checksums"),
-        ([f"weights={tmp_path / 'none.pt'}"], 4, "is no file"),
-        ([f"weights={files['wrong.txt']}"], 4, "ends in '.txt'"),
-        ([f"weights={files['cut.pt']}"], 4, "cannot be read .*must be whole"),
-        ([f"weights={files['empty.th']}"], 4, "cannot be read"),
-        ([f"weights={files['page.pth']}"], 4, "is a web page"),
-        ([f"weights={files['nan.pt']}"], 4, "values in conv1.weight that are not finite"),
-        ([f"weights={files['evil.pt']}"], 4, "is a pickle that would run code"),
-        ([f"weights={files['evil_zip.pt']}"], 4, "is a pickle that would run code"),
-        ([f"weights={whole}", "model=resnet32"], 4, r"another network .*layer1.3.conv1.weight is missing.* and \d+ more"),
-        ([f"store={a_file}"], 6, "store=.* cannot be written"),
-        ([f"outputs={a_file}"], 6, "outputs=.* cannot be written"),
-        ([f"outputs={a_file}/below"], 6, "outputs=.* cannot be written"),
+    for overrides, code, tokens in (
+        (["device=cuda:63"], 2, ["device=cuda:63", "device=cpu"]),
+        (["model.depth=57"], 2, ["depth=57", "6n + 2"]),
+        (["optimizer.nesterov=true", "optimizer.momentum=0"], 2, ["optimizer", "Nesterov"]),
+        (["skip=[layr1.0.conv1]"], 2, ["skip", "layr1.0.conv1", "layer1.0.conv1"]),
+        (["preset=resnet56_b"], 2, ["skip", "layer1.7.conv1"]),
+        (["ratio={layer1.0.conv1:0.5}"], 2, ["ratio", "layer1.1.conv1", "'*'"]),
+        (["ratio=0.9", "ratio_of=params", "min_keep=0.5"], 2, ["269,722", "242,749", "ratio=0.4966"]),
+        (["runner=sensitivity", "scope=global"], 2, ["scope=global", "scope=layer"]),
+        (["dataset.score_share=0.02"], 3, ["dataset.score_share=0.02"]),
+        (["model=vgg16_bn", "model/attention=se"], 2, ["models.attention.squeeze_excite"]),
+        (["finetune.batch_size=63"], 2, ["finetune.batch_size=63", "finetune.batch_size=64"]),
+        (["dataset=digits", "dataset.num_classes=5"], 3, ["labels", 0, 9]),
+        (["dataset.mean=[0.5]"], 3, ["dataset.mean has 1", "dataset.std 3"]),
+        ([published, f"data_root={tmp_path}"], 3, [f"data_root={tmp_path}", "'cifar-10-batches-py'"]),
+        ([published, f"data_root={cifar}"], 3, ["cifar-10-batches-py/batches.meta"]),
+        ([f"weights={tmp_path / 'none.pt'}"], 4, [tmp_path / "none.pt"]),
+        ([f"weights={files['wrong.txt']}"], 4, ["'.txt'", ".safetensors"]),
+        ([f"weights={files['cut.pt']}"], 4, [files["cut.pt"]]),
+        ([f"weights={files['empty.th']}"], 4, [files["empty.th"]]),
+        ([f"weights={files['page.pth']}"], 4, [files["page.pth"], "page"]),
+        ([f"weights={files['nan.pt']}"], 4, ["conv1.weight"]),
+        ([f"weights={files['evil.pt']}"], 4, [files["evil.pt"], "pickle", "state_dict()"]),
+        ([f"weights={files['evil_zip.pt']}"], 4, [files["evil_zip.pt"], "pickle", "state_dict()"]),
+        ([f"weights={whole}", "model=resnet32"], 4, ["layer1.3.conv1.weight", "model="]),
+        ([f"store={a_file}"], 6, [f"store={a_file}", "store=DIR"]),
+        ([f"outputs={a_file}"], 6, [f"outputs={a_file}", "outputs=DIR"]),
+        ([f"outputs={a_file}/below"], 6, [f"outputs={a_file}/below", "outputs=DIR"]),
     ):
         trained = [] if any(override.startswith("experiment") for override in overrides) else list(TINY)
         ended = command(*trained, *overrides, outputs=_last(overrides, "outputs="))
-        assert ended.code == code, (overrides, ended)
-        assert ended.err.count("\n") == 1 and ended.err.startswith("error: "), (overrides, ended.err)
-        assert re.search(expected, ended.err), (overrides, ended.err)
+        check_refused(ended, code, *tokens)
         assert "epoch 1/" not in ended.out, "nothing is trained before the error"
-        assert "Traceback" not in ended.out + ended.err
     assert not canary.exists()
 
 

@@ -40,6 +40,7 @@ from runners.looking.state import (
 )
 from runners.looking.sweep import read_sweep
 from runners.storage import folder as run_folder
+from support import names
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["accuracy.csv", "spearman.csv", "run.json"])
 def test_done_without_its_files_is_damaged(tmp_path: Path, name: str) -> None:
     (finish(tmp_path, GRID[0], facts()) / name).unlink()
-    assert (found := state(tmp_path)).name == DAMAGED and "the same command makes them again" in found.reason
+    assert (found := state(tmp_path)).name == DAMAGED and names(found.reason, "same command")
 
 
 def test_a_run_without_data_and_of_one_table_is_done(tmp_path: Path) -> None:
@@ -74,30 +75,30 @@ def test_a_run_without_data_and_of_one_table_is_done(tmp_path: Path) -> None:
     assert state(tmp_path).name == DONE and declared(state(tmp_path).facts) == {"law": Declared((), ("slope",))}
     (tmp_path / name_of(GRID[0]) / "law.csv").unlink()
     seal(tmp_path / name_of(GRID[0]))
-    assert (found := state(tmp_path)).name == DAMAGED and "law.csv is not there" in found.reason
+    assert (found := state(tmp_path)).name == DAMAGED and names(found.reason, "law.csv")
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"headline": None}, "no headline"),
+        ({"headline": None}, "headline"),
         ({"tables": None}, "tables"),
         ({"tables": {"accuracy": None}}, "tables"),
         ({"tables": {"accuracy": {"by": "stage", "values": []}}}, "tables"),
         ({"tables": {"accuracy": {"by": []}}}, "tables"),
         ({"tables": {"../accuracy": {"by": [], "values": []}}}, "tables"),
-        ({"code": None}, "no code"),
-        ({"versions": []}, "no versions"),
-        ({"hardware": None}, "no hardware"),
-        ({"seed": "0"}, "no seed"),
-        ({"keys": None}, "no keys"),
-        ({"seconds": {}}, "no total of seconds"),
-        ({"seconds": {"total": 10**400}}, "no total of seconds"),
+        ({"code": None}, "code"),
+        ({"versions": []}, "versions"),
+        ({"hardware": None}, "hardware"),
+        ({"seed": "0"}, "seed"),
+        ({"keys": None}, "keys"),
+        ({"seconds": {}}, "seconds"),
+        ({"seconds": {"total": 10**400}}, "seconds"),
     ],
 )
 def test_facts_that_cannot_stand_in_a_report_are_damaged(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
     finish(tmp_path, GRID[0], facts() | changed)
-    assert (found := state(tmp_path)).name == DAMAGED and reason in found.reason and "rerun=true" in found.reason
+    assert (found := state(tmp_path)).name == DAMAGED and names(found.reason, reason) and names(found.reason, "rerun=true")
 
 
 @pytest.mark.parametrize(
@@ -121,14 +122,14 @@ def test_infinity_in_disguise_is_no_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "new"}', '{"state": ["done"]}', "{}"])
 def test_a_status_that_cannot_be_read_is_damaged(tmp_path: Path, text: str) -> None:
     (begin(tmp_path, GRID[0]) / "status.json").write_text(text)
-    assert (found := state(tmp_path)).name == DAMAGED and "the same command makes it again" in found.reason
+    assert (found := state(tmp_path)).name == DAMAGED and names(found.reason, "status.json")
 
 
 def test_running_and_lost(tmp_path: Path, gone: int) -> None:
     folder = begin(tmp_path, GRID[0])
     assert (found := state(tmp_path)).name == RUNNING and found.reason.startswith("since 20")
     change(folder / "status.json", pid=gone)
-    assert (found := state(tmp_path)).name == LOST and "the same command goes on" in found.reason
+    assert (found := state(tmp_path)).name == LOST and names(found.reason, "same command")
 
 
 def test_a_process_of_another_machine_is_believed(tmp_path: Path, gone: int) -> None:
@@ -158,12 +159,13 @@ def test_a_number_that_came_round_again_and_a_zombie_are_not_alive() -> None:
 
 def test_failed_stopped_and_missing(tmp_path: Path) -> None:
     assert state(tmp_path) == state_of(read_sweep(tmp_path / "sweeps" / NAME).jobs[0])
-    assert (found := state(tmp_path)).name == MISSING and found.reason == "has not begun"
+    begun = state(tmp_path)
+    assert begun.name == MISSING
     folder = tmp_path / name_of(GRID[0])
     folder.mkdir()
-    assert state(tmp_path).reason == "has not begun"
-    (folder / "run.log").write_text("error: data_root=x is not there\n\n")
-    assert (found := state(tmp_path)).name == MISSING and found.reason.endswith("run.log ends: error: data_root=x is not there")
+    assert state(tmp_path) == begun
+    (folder / "run.log").write_text("first\nerror: data_root=x\n\n")
+    assert (found := state(tmp_path)).name == MISSING and found.reason.endswith(": error: data_root=x")
     run_folder.fail(folder, "loss is nan", 5, "")
     assert (found := state(tmp_path)).name == FAILED and (found.reason, found.exit_code) == ("loss is nan", 5)
     run_folder.fail(folder, "SIGTERM came", 75, "")

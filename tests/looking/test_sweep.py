@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sweep_folders import COMMAND, GRID, change, make_sweep
 
 from runners.looking.sweep import find_sweep, read_sweep, sweeps_below
 from runners.process.errors import ConfigError
+from support import raises_line
 
 
 def test_a_manifest_is_read(tmp_path: Path) -> None:
@@ -39,11 +39,11 @@ def damage_job(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("damaged", "named"),
     [
-        (lambda _: "no JSON", "Expecting value"),
-        (lambda _: "", "Expecting value"),
-        (lambda _: [], "no JSON object"),
+        (lambda _: "no JSON", "char 0"),
+        (lambda _: "", "char 0"),
+        (lambda _: [], "JSON"),
         (lambda _: '{"version": 1, "started": NaN}', "NaN"),
-        (lambda _: "[" * 200_000, "nested too deeply"),
+        (lambda _: "[" * 200_000, "nested"),
         (lambda _: b"\xff\xfe\x00", "decode"),
         (damage("version", 0), "'version'"),
         (damage("version", True), "'version'"),
@@ -73,17 +73,14 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path, damaged: Callable[[dict[
     path = sweep / "sweep.json"
     found = damaged(json.loads(path.read_text()))
     path.write_bytes(found if isinstance(found, bytes) else (found if isinstance(found, str) else json.dumps(found)).encode())
-    with pytest.raises(
-        ConfigError, match=r"sweep\.json is damaged \(.*move it away and give the sweep's command again"
-    ) as caught:
+    with raises_line(ConfigError, path, named):
         read_sweep(sweep)
-    assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_newer_manifest_is_one_line(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, GRID)
     change(sweep / "sweep.json", version=2, jobs="of another kind")
-    with pytest.raises(ConfigError, match="is of version 2; 1 can be read; use a newer"):
+    with raises_line(ConfigError, sweep / "sweep.json", 2, 1):
         read_sweep(sweep)
 
 
@@ -100,19 +97,19 @@ def test_where_no_sweep_is_others_are_listed_newest_first(tmp_path: Path) -> Non
     assert sweeps_below(tmp_path) == sweeps_below(tmp_path / "sweeps") == found
     listed = ", ".join(map(str, found))
     for folder in (tmp_path, tmp_path / "sweeps", tmp_path / "sweeps" / "wrong"):
-        with pytest.raises(ConfigError, match=re.escape(f"newest first, there are {listed}; give one as sweep=DIR")):
+        with raises_line(ConfigError, f" {listed}; ", "sweep=DIR"):
             read_sweep(folder)
 
 
 def test_where_nothing_is_a_sweep_can_be_started(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no sweep is in .*nowhere; .* start one with --multirun"):
+    with raises_line(ConfigError, tmp_path / "nowhere", "--multirun"):
         read_sweep(tmp_path / "nowhere")
 
 
 def test_a_long_list_of_sweeps_is_cut(tmp_path: Path) -> None:
     for number in range(12):
         make_sweep(tmp_path, GRID, f"sweep{number}")
-    with pytest.raises(ConfigError, match="and 2 more; give one"):
+    with raises_line(ConfigError, "2 more"):
         read_sweep(tmp_path)
 
 
@@ -130,9 +127,9 @@ def test_the_sweep_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("given", [None, "typo", "a/b", "x" * 300, "/", "\0"])
 def test_no_such_sweep_is_one_line(tmp_path: Path, given: str | None) -> None:
-    with pytest.raises(ConfigError, match="no sweep is in .*; start one with --multirun; give one as sweep=DIR"):
+    with raises_line(ConfigError, "--multirun", "sweep=DIR"):
         find_sweep(given, str(tmp_path))
     found = three_sweeps(tmp_path)
     if given is not None:
-        with pytest.raises(ConfigError, match=f"newest first, there are {re.escape(str(found[0]))}, "):
+        with raises_line(ConfigError, f" {found[0]}, {found[1]}"):
             find_sweep(given, str(tmp_path))

@@ -1,6 +1,5 @@
 """The origin of a report's rows, and the refusal of rows that may not stand in one table."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,9 @@ from sweep_folders import GRID, facts, finish, finish_with, make_done, make_swee
 
 from runners.process.errors import StoreError
 from runners.reporting import report
+from support import raises_line
+
+EPYC = "AMD EPYC, x86_64, 1 threads, torch 2.15.0, fp32"
 
 
 @pytest.fixture
@@ -18,15 +20,16 @@ def done(tmp_path: Path) -> Path:
 
 
 def origin(text: str, name: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(f"- {name}: "))[len(name) + 4 :]
+    """The text of the line whose name begins so."""
+    return next(line for line in text.splitlines() if line.startswith(f"- {name}")).partition(": ")[2]
 
 
 def test_origins(done: Path) -> None:
     text = report.report(done)
     assert origin(text, "Seeds") == "0, 1"
     assert origin(text, "Code versions") == "1: commit c0ffee"
-    assert origin(text, "Numerics classes") == r"1: AMD EPYC, x86_64, 1 threads, torch 2.15.0, fp32"
-    assert origin(text, "Different keys of each stage") == "dataset 1, trained 2, tuned 2"
+    assert origin(text, "Numerics classes") == f"1: {EPYC}"
+    assert origin(text, "Different keys").split(", ") == ["dataset 1", "trained 2", "tuned 2"]
     assert "latency_ms" in text
 
 
@@ -34,21 +37,20 @@ def test_mixed_code_and_numerics_are_counted(done: Path, tmp_path: Path) -> None
     finish(tmp_path, GRID[1], facts(1, threads=2, commit="decade"))
     text = report.report(done)
     assert origin(text, "Code versions") == "2: commit c0ffee (jobs 0, 2, 3); commit decade (job 1)"
-    assert origin(text, "Numerics classes").startswith("2: AMD EPYC, x86_64, 1 threads, torch 2.15.0, fp32 (jobs 0, 2, 3); ")
+    assert origin(text, "Numerics classes").startswith(f"2: {EPYC} (jobs 0, 2, 3); ")
     finish(tmp_path, GRID[2], facts(0, precision="bf16") | {"fused": True})
-    assert "torch 2.15.0, bf16, fused (job 2)" in origin(report.report(done), "Numerics classes")
+    assert "2.15.0, bf16, fused (job 2)" in origin(report.report(done), "Numerics classes")
 
 
 @pytest.mark.parametrize(
     ("other", "what"),
-    [({"trained": "other"}, "began from another trained network"), ({"dataset": "other"}, "saw other data")],
+    [({"trained": "other"}, "trained network"), ({"dataset": "other"}, "other data")],
 )
 def test_rows_of_another_baseline_are_refused(done: Path, tmp_path: Path, other: dict[str, str], what: str) -> None:
     before = {path.name for path in done.iterdir()}
     finish(tmp_path, {"criterion": "l1", "ratio": 0.5, "seed": 1}, facts(1, **other))  # pyright: ignore[reportArgumentType]
     # Two jobs share seed 1: the first by name is taken to be right.
-    found = re.escape(f"job 3 (l1-0.5-1) {what} than the other jobs of model=resnet20 dataset=digits seed=1; ")
-    with pytest.raises(StoreError, match=f"^{found}.*delete the folders"):
+    with raises_line(StoreError, "job 3 (l1-0.5-1)", what, "model=resnet20 dataset=digits seed=1"):
         report.report(done)
     assert {path.name for path in done.iterdir()} == before
 
@@ -58,14 +60,14 @@ def test_rows_of_a_baseline_that_was_made_again_and_differs_are_refused(tmp_path
     sweep = make_sweep(tmp_path, grid)
     for values, content in zip(grid, ("first", "first", "again"), strict=True):
         finish(tmp_path, values, facts() | {"contents": {"trained": content}})
-    with pytest.raises(StoreError, match=r"^job 2 \(l2\) began from a trained network that was made again, and differs"):
+    with raises_line(StoreError, "job 2 (l2)", "made again"):
         report.report(sweep)
 
 
 def test_rows_that_several_machines_had_a_part_in_are_flagged(done: Path, tmp_path: Path) -> None:
     finish(tmp_path, GRID[1], facts(1) | {"numerics_mixed": True})
     text = report.report(done)
-    assert origin(text, "Runs that several kinds of machine or versions had a part in") == "job 1"
+    assert origin(text, "Runs that") == "job 1"
     flagged = [row["run"] for row in rows(done / "accuracy.csv") if row["numerics_mixed"] == "true"]
     assert flagged == [name_of(GRID[1])] * 2, "both stages"
 
@@ -75,7 +77,7 @@ def test_the_usual_baseline_is_that_of_most_jobs(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, grid)
     for values, trained in zip(grid, ("old", "new", "new"), strict=True):
         finish(tmp_path, values, facts(trained=trained))
-    with pytest.raises(StoreError, match=r"^job 0 \(gm\) began"):
+    with raises_line(StoreError, "job 0 (gm)"):
         report.report(sweep)
 
 
@@ -83,7 +85,7 @@ def test_hardware_may_choose_another_precision_but_not_other_data(done: Path, tm
     finish(tmp_path, GRID[3], facts(1, trained="other", precision="bf16"))
     assert origin(report.report(done), "Numerics classes").startswith("2: ")
     finish(tmp_path, GRID[3], facts(1, trained="other", dataset="other", precision="bf16"))
-    with pytest.raises(StoreError, match="saw other data"):
+    with raises_line(StoreError, "other data"):
         report.report(done)
 
 
@@ -102,7 +104,7 @@ def test_what_comes_after_training_may_not_change_the_baseline(tmp_path: Path, k
     sweep = make_sweep(tmp_path, grid)
     for values, trained in zip(grid, ("one", "two"), strict=True):
         finish(tmp_path, values, facts(trained=trained))
-    with pytest.raises(StoreError, match="another trained network"):
+    with raises_line(StoreError, "trained network"):
         report.report(sweep)
 
 
@@ -114,4 +116,4 @@ def test_runs_without_data_or_training_are_not_compared(tmp_path: Path) -> None:
         finish_with(tmp_path, values, found, {"law": f"slope\n{values['slope']}\n"})
     text = report.report(sweep)
     assert "2 of 2 jobs." in text and origin(text, "Seeds") == "0"
-    assert not any(f"- {name}: " in text for name in ("Models", "Data sets", "Different keys of each stage"))
+    assert not any(f"- {name}" in text for name in ("Models", "Data sets", "Different keys"))

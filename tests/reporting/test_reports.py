@@ -1,6 +1,5 @@
 """Reports: tables and figures that an experiment's YAML asks for by the names of their arguments."""
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from analysis.printed import COLUMNS, against
 from runners.process.errors import ConfigError
 from runners.reporting.reports import Report, Stored, apply_reports, asked_for, build_reports, report_on_run
 from runners.storage.folder import is_done
-from support import Command, raises_line
+from support import Command, check_line, raises_line
 
 SCORES = pd.DataFrame({"score": [1.0, 2.0]})
 
@@ -62,7 +61,7 @@ def test_the_option_of_names_a_table_or_an_earlier_report() -> None:
     assert isinstance(made["first"], pd.DataFrame) and isinstance(made["second"], pd.DataFrame)
     assert made["first"]["score"].tolist() == [1.0, 2.0] and made["second"]["score"].tolist() == [2.0, 4.0]
     _, refused = apply_reports({"first": partial(named, of="gone")}, {"scores": SCORES})
-    assert re.search("'gone'.* there is scores", str(refused[0]))
+    check_line(str(refused[0]), "reports.first", "'gone'", "scores")
 
 
 def verdicts(scores: pd.DataFrame, *, n: int) -> pd.DataFrame:
@@ -79,7 +78,7 @@ def test_verdicts_of_a_run_are_for_the_terminal(tmp_path: Path) -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-2:]]
     assert lines[0] == "few:" and len(lines) == 6
     assert cells == [["row0", "score", "1", "1 (1)", "+0", "equal", ""], ["row1", "score", "1", "", "", "not run", ""]]
-    assert report_on_run(folder, {"many": partial(verdicts, n=61)}) == "many: 61 rows (1 equal, 60 not run), in many.csv"
+    check_line(report_on_run(folder, {"many": partial(verdicts, n=61)}), 61, "1 equal, 60 not run", "many.csv")
 
 
 @pytest.mark.parametrize(
@@ -106,20 +105,16 @@ def test_a_report_that_cannot_be_made_is_one_line_and_stops_no_other(
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        (
-            {"_target_": "analysis.spread.random_spread", "_partial_": True, "tims": 3},
-            "reports.double.tims is no option; it takes random",
-        ),
-        ({"_target_": "builtins.dict"}, "reports.double is no function of tables; its YAML needs _partial_: true;"),
-        ({"_target_": "analysis.spread.no_such", "_partial_": True}, "reports.double cannot be built .*no_such"),
+        ({"_target_": "analysis.spread.random_spread", "_partial_": True, "tims": 3}, ["reports.double.tims"]),
+        ({"_target_": "builtins.dict"}, ["reports.double", "_partial_: true"]),
+        ({"_target_": "analysis.spread.no_such", "_partial_": True}, ["reports.double", "no_such"]),
     ],
 )
-def test_a_wrong_report_is_found_before_anything_runs(spec: dict[str, Any], told: str) -> None:
+def test_a_wrong_report_is_found_before_anything_runs(spec: dict[str, Any], told: list[str]) -> None:
     right = {"_target_": "analysis.spread.random_spread", "_partial_": True}
     assert list(build_reports({"double": right, "left_out": None})) == ["double"]
-    with pytest.raises(ConfigError, match=told) as caught:
+    with raises_line(ConfigError, *told):
         build_reports({"double": spec})
-    assert "\n" not in str(caught.value)
 
 
 def test_the_tables_of_a_folder_are_read_when_asked_for(tmp_path: Path) -> None:
@@ -137,7 +132,7 @@ def test_a_finished_run_gets_its_reports_anew_and_stays_finished(tmp_path: Path)
         report_on_run(folder, {"double": partial(double, times=times), "drawn": partial(drawn)})
         assert (folder / "double.csv").read_text() == f"score\n{times}\n{2 * times}\n"
         assert (folder / "drawn.png").is_file() and is_done(folder)
-    with pytest.raises(ConfigError, match="bears the name"):
+    with raises_line(ConfigError, "reports.scores"):
         report_on_run(folder, {"scores": partial(double)})
     assert (folder / "scores.csv").read_text() == tables["scores"]
 
@@ -170,7 +165,7 @@ def test_the_figure_shows_only_what_lies_above_and_every_layer_asked_for() -> No
     texts = {axes.get_title(): [text.get_text() for text in axes.texts] for axes in figure.axes}
     assert texts["convolution 1"] == ["1.00", "0.95", "0.95", "1.00"]
     assert texts["convolution 4"] == ["1.00", "1.00"], "0.3 is not drawn"
-    assert texts["all layers pooled"] == ["1.00", "0.80", "0.80", "1.00"]
+    assert next(shown for title, shown in texts.items() if "pooled" in title) == ["1.00", "0.80", "0.80", "1.00"]
     clipped = next(axes for axes in figure.axes if axes.get_title().startswith("Var / E (")).lines[0].get_ydata()
     np.testing.assert_array_equal(clipped, [0.1, 1.0])
 

@@ -12,7 +12,7 @@ from models.cifar_resnet import Kind, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
 from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, trace_channels
-from support import raises_line
+from support import check_line, names, raises_line
 
 
 def trace(network: nn.Module, size: int = 32) -> Channels:
@@ -40,7 +40,7 @@ def test_resnet18_ranks_the_first_convolution_of_each_block() -> None:
     channels = trace(tv.resnet18(num_classes=10))
     assert ranked(channels) == [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)]
     # conv1 goes through the identity shortcuts of both blocks of stage 1 and ends with their second convolutions.
-    assert channels.obstacle("conv1") == "tied to layer1.0.conv2 and 1 more"
+    check_line(channels.obstacle("conv1"), "layer1.0.conv2 and 1 more")
 
 
 def test_resnet50_ranks_the_stem_and_two_convolutions_of_each_bottleneck() -> None:
@@ -64,7 +64,7 @@ def test_mobilenet_v2_frees_what_no_depthwise_convolution_or_sum_touches() -> No
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             assert np.array_equal(channels.writes[name], channels.reads[name])
             assert channels.obstacle(name).startswith("tied to ")
-    assert channels.obstacle("features.0.0") == "tied to features.1.conv.0.0"
+    check_line(channels.obstacle("features.0.0"), "features.1.conv.0.0")
 
 
 def test_efficientnet_b0_frees_the_squeezing_convolutions_and_ties_the_gates() -> None:
@@ -83,14 +83,14 @@ def test_convnext_tiny_ranks_nothing_and_says_that_layer_norm_is_in_the_way() ->
     channels = trace(tv.convnext_tiny(num_classes=10))
     reasons = [channels.obstacle(layer) for layer in channels.convolutions]
     assert len(reasons) == 22 and all(reasons)
-    assert channels.obstacle("features.0.0") == "passes layer_norm, which mixes channels or is unknown"
+    check_line(channels.obstacle("features.0.0"), "layer_norm")
 
 
 def test_shufflenet_v2_is_followed_and_only_its_last_convolution_is_free() -> None:
     channels = trace(tv.shufflenet_v2_x1_0(num_classes=10))
     assert len(channels.convolutions) == 56 and ranked(channels) == ["conv5.0"]
     shuffled = channels.writes["stage2.1.branch2.5"]
-    assert {channels.fixed[int(group)] for group in shuffled} == {"passes view, which depends on the width"}
+    assert all(names(channels.fixed[int(group)], "view") for group in shuffled)
 
 
 def test_batchnorms_of_resnet18_read_the_filters_of_their_convolution() -> None:
@@ -126,9 +126,9 @@ def test_padded_shortcuts_fix_the_channels_that_meet_zeros(shortcut: Kind) -> No
     assert np.array_equal(second[left : left + 16], stem)
     assert all(int(group) not in channels.fixed for group in stem)
     meets = [*second[:left], *second[left + 16 :]]
-    assert {channels.fixed[int(group)] for group in meets} == {"meets the zero channels of a padded shortcut"}
+    assert all(names(channels.fixed[int(group)], "padded shortcut") for group in meets)
     # conv1, three second convolutions in each of three stages: nine others share the stem's groups.
-    assert channels.obstacle("conv1") == "tied to layer1.0.conv2 and 8 more"
+    check_line(channels.obstacle("conv1"), "layer1.0.conv2 and 8 more")
 
 
 def test_every_channel_is_read_by_what_follows_with_the_width_it_has() -> None:
