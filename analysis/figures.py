@@ -9,6 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.columns import label, measured, qualities
+
 PAPER_PAIRS = (("l1", "l2"), ("l2", "gm"), ("gm", "l1"))
 
 
@@ -41,49 +43,51 @@ def spearman_by_layer(spearman: pd.DataFrame, *, pairs: Sequence[tuple[str, str]
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Training loss, and accuracy on training and test images, against the epoch; one row of panels a stage.
+    """Numbers of training and test images against the epoch; one row of panels a stage, one panel a number.
 
     Args:
-        history: one row an epoch: `epoch, train_loss_nats, train_top1_pct, test_top1_pct, stage`.
+        history: one row an epoch: `epoch, stage`, and columns such as `train_loss_nats, train_top1_pct, test_top1_pct`.
     """
     stages = list(dict.fromkeys(history["stage"])) or ["nothing was trained"]
-    figure = Figure(figsize=(8, 2.6 * len(stages)), layout="constrained")
-    panels = figure.subplots(len(stages), 2, squeeze=False)
-    for (loss, top1), stage in zip(panels, stages, strict=True):
+    columns = [*measured(history, "train"), *measured(history, "test")]
+    numbers = list(dict.fromkeys(column.partition("_")[2] for column in columns))
+    figure = Figure(figsize=(4 * len(numbers), 2.6 * len(stages)), layout="constrained")
+    panels = figure.subplots(len(stages), len(numbers), squeeze=False)
+    for stage, row in zip(stages, panels, strict=True):
         part = history[history["stage"] == stage]
-        loss.plot(part["epoch"], part["train_loss_nats"], marker=".", color="C0")
-        loss.set_ylabel("training loss [nats]")
-        for column, label in (("train_top1_pct", "training"), ("test_top1_pct", "test")):
-            top1.plot(part["epoch"], part[column], marker=".", label=label)
-        top1.set_ylabel("top-1 [%]")
-        top1.legend(fontsize=8)
-        for axes in (loss, top1):
+        for number, axes in zip(numbers, row, strict=True):
+            for column in (f"train_{number}", f"test_{number}"):
+                if column in columns:
+                    axes.plot(part["epoch"], part[column], marker=".", label=column.partition("_")[0])
             axes.set_title(stage, fontsize=10)
             axes.set_xlabel("epoch")
+            axes.set_ylabel(label(number))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(fontsize=8)
     return figure
 
 
 def sensitivity_curves(sensitivity: pd.DataFrame, accuracy: pd.DataFrame) -> Figure:
-    """Top-1 accuracy against the ratio of one layer at a time, one line a layer, from dark (first) to light (last).
+    """Accuracy against the ratio of one layer at a time, one line a layer, from dark (first) to light (last).
 
     Args:
-        sensitivity: one row a layer and ratio: `layer, index, ratio, top1_pct`.
+        sensitivity: one row a layer and ratio: `layer, index, ratio`, and the first of the columns of `accuracy`.
         accuracy: the row whose `stage` is trained is where every line starts.
 
     Source:
         Layout of Li et al. 2017, figure 2(b).
     """
-    top1 = float(accuracy.loc[accuracy["stage"] == "trained", "top1_pct"].iloc[0])
+    leading = qualities(accuracy)[0]
+    trained = float(accuracy.loc[accuracy["stage"] == "trained", leading].iloc[0])
     colours = ScalarMappable(Normalize(1, max(2, sensitivity["index"].max())), colormaps["viridis"])
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.axhline(top1, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+    axes.axhline(trained, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
     for _, part in sensitivity.groupby("index"):
         line, colour = part.sort_values("ratio"), colours.to_rgba(part["index"].to_numpy()[:1])[0]
-        axes.plot([0, *line["ratio"]], [top1, *line["top1_pct"]], marker=".", linewidth=1, color=colour)
+        axes.plot([0, *line["ratio"]], [trained, *line[leading]], marker=".", linewidth=1, color=colour)
     axes.set_xlabel("share of the layer's filters removed, all other layers whole, no fine-tuning")
-    axes.set_ylabel("top-1 on the test split [%]")
+    axes.set_ylabel(f"test split: {label(leading)}")
     figure.colorbar(colours, ax=axes, label="convolution, in order of execution")
     return figure
 
@@ -94,23 +98,25 @@ def random_points(random_pruning: pd.DataFrame, random_spread: pd.DataFrame, acc
     The grey band is one binomial standard error to either side of the mean; the dashed line is the trained network.
 
     Args:
-        random_pruning: one row a repeat: `vary, tuned_top1_pct`.
+        random_pruning: one row a repeat: `vary`, and its accuracy, whose name begins with `tuned_`.
         random_spread: one row a `vary`: `mean_pct, sd_pct, binomial_se_pct`.
         accuracy: the row whose `stage` is trained is the dashed line.
     """
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.axhline(float(accuracy.loc[accuracy["stage"] == "trained", "top1_pct"].iloc[0]), color="0.6", linestyle="--")
+    [column] = measured(random_pruning, "tuned")
+    trained = accuracy.loc[accuracy["stage"] == "trained", qualities(accuracy)[0]].iloc[0]
+    axes.axhline(float(trained), color="0.6", linestyle="--")
     for place, row in enumerate(random_spread.to_dict("records")):
-        top1 = random_pruning.loc[random_pruning["vary"] == row["vary"], "tuned_top1_pct"]
+        each = random_pruning.loc[random_pruning["vary"] == row["vary"], column]
         mean, error = row["mean_pct"], row["binomial_se_pct"]
         axes.fill_between([place - 0.3, place + 0.3], mean - error, mean + error, color="0.9", zorder=0)
         # Side by side in order of the repeats, so that equal accuracies are counted.
-        apart = [place - 0.25 + 0.35 * number / len(top1) for number in range(len(top1))]
-        axes.plot(apart, top1, marker="o", linestyle="", alpha=0.6)
+        apart = [place - 0.25 + 0.35 * number / len(each) for number in range(len(each))]
+        axes.plot(apart, each, marker="o", linestyle="", alpha=0.6)
         axes.errorbar(place + 0.2, mean, yerr=row["sd_pct"], marker="s", color="black", capsize=4)
     axes.set_xticks(range(len(random_spread)), random_spread["vary"])
     axes.set_xlim(-0.5, len(random_spread) - 0.5)
     axes.set_xlabel("what varies between repeats")
-    axes.set_ylabel("top-1 on the test split, tuned [%]")
+    axes.set_ylabel(f"test split: {label(column)}")
     return figure

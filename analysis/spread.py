@@ -7,6 +7,8 @@ import pandas as pd
 from scipy.integrate import quad
 from scipy.special import ndtr
 
+from analysis.columns import measured
+
 SPREAD_COLUMNS = [
     "vary",
     "n",
@@ -21,25 +23,26 @@ SPREAD_COLUMNS = [
 
 
 def random_spread(random_pruning: pd.DataFrame) -> pd.DataFrame:
-    """Spread of the tuned accuracies, one row a `vary` (`SPREAD_COLUMNS`), in order of appearance.  [points of top-1]
+    """Spread of the tuned accuracies, one row a `vary` (`SPREAD_COLUMNS`), in order of appearance.  [percentage points]
 
     `delta_pct` is max - min, and grows with n: `expected_delta_pct` is what n normal draws of the same `sd_pct` (that
     of a sample, n - 1) would give. `binomial_se_pct` is the standard error of one accuracy as an estimate from that many
     test images; repeats share the images, and can lie closer together than that.
 
     Args:
-        random_pruning: one row a repeat: `vary, tuned_top1_pct, n_images`.
+        random_pruning: one row a repeat: `vary, n_images`, and the share of right answers as `tuned_..._pct`.
 
     Source:
         Min, max, mean and their difference: Huang et al. 2021, table 4.
     """
     rows: list[tuple[object, ...]] = []
+    [column] = measured(random_pruning, "tuned")
     for vary, part in random_pruning.groupby("vary", sort=False):
-        top1 = part["tuned_top1_pct"].to_numpy(dtype=float)
-        sd, mean = float(np.std(top1, ddof=1)), float(top1.mean())
+        each = part[column].to_numpy(dtype=float)
+        sd, mean = float(np.std(each, ddof=1)), float(each.mean())
         error = 100 * binomial_se(mean / 100, int(part["n_images"].iloc[0]))
-        expected = sd * expected_range(len(top1))
-        rows.append((vary, len(top1), top1.min(), top1.max(), mean, np.ptp(top1), sd, expected, error))
+        expected = sd * expected_range(len(each))
+        rows.append((vary, len(each), each.min(), each.max(), mean, np.ptp(each), sd, expected, error))
     return pd.DataFrame(rows, columns=SPREAD_COLUMNS)
 
 

@@ -2,36 +2,27 @@
 
 import pandas as pd
 
+from analysis.columns import number_text, qualities, shown, words
+
 MOST_PAIRS = 12
-NETWORK_COLUMNS = ["stage", "top1_pct", "loss_nats", "params", "macs", "peak_activation_bytes", "latency_ms"]
+COSTS = ["params", "macs", "peak_activation_bytes", "latency_ms"]
 LATENCY_NOISE = 0.02  # share by which two medians of the same network differ
 
 
 def headline(accuracy: pd.DataFrame) -> str:
-    """Top-1 accuracy of the last stage: `top-1 99.44 % (tuned)`."""
-    last = accuracy.iloc[-1]
-    return f"top-1 {last['top1_pct']:.2f} % ({last['stage']})"
+    """The number that networks are compared by, of the last stage: `top-1 99.44 % (tuned)`."""
+    last, leading = accuracy.iloc[-1], qualities(accuracy)[0]
+    return f"{shown(leading, last[leading])} ({last['stage']})"
 
 
 def accuracy_text(accuracy: pd.DataFrame) -> str:
-    """One line a stage with its accuracy and cost, the best epochs, and one line if latency did not fall with the MACs."""
-    columns = [
-        *NETWORK_COLUMNS[:2],
-        *(["top5_pct"] if accuracy["top5_pct"].notna().any() else []),
-        *NETWORK_COLUMNS[2:],
-    ]
-    formats = {
-        "top1_pct": "{:.2f}".format,
-        "top5_pct": "{:.2f}".format,
-        "loss_nats": "{:.4f}".format,
-        "params": "{:,}".format,
-        "macs": "{:,}".format,
-        "peak_activation_bytes": "{:,}".format,
-        "latency_ms": "{:.2f}".format,
-    }
-    text = accuracy.to_string(columns=columns, index=False, formatters=formats)
+    """One line a stage with its quality and cost, the best epochs, and one line if latency did not fall with the MACs."""
+    found = qualities(accuracy)
+    columns = [*(name for name in found if accuracy[name].notna().any()), *COSTS]
+    formats = {name: number_text(name) for name in columns}
+    text = accuracy.to_string(columns=["stage", *columns], index=False, formatters=formats)
     best = [
-        f"{row['stage']} {row['best_top1_pct']:.2f} % in epoch {row['best_epoch']:.0f}"
+        f"{row['stage']} {row[f'best_{found[0]}']:.2f} % in epoch {row['best_epoch']:.0f}"
         for row in accuracy[accuracy["best_epoch"].notna()].to_dict("records")
     ]
     note = f"Accuracy on {accuracy['n_images'].iloc[0]:,} test images after the last epoch"
@@ -64,16 +55,20 @@ def selection_text(selection: pd.DataFrame) -> str:
 
 def sensitivity_text(sensitivity: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     """The five layers that cost most accuracy at the middle one of the ratios, the most sensitive first."""
-    trained = accuracy["top1_pct"].iloc[0]
+    leading = qualities(accuracy)[0]
+    trained = accuracy[leading].iloc[0]
     ratio = sorted(sensitivity["ratio"].unique())[sensitivity["ratio"].nunique() // 2]
-    lost = (trained - sensitivity[sensitivity["ratio"] == ratio].set_index("layer")["top1_pct"]).sort_values(ascending=False)
-    found = ", ".join(f"{layer} {points:.2f}" for layer, points in lost.head(5).items())
-    return f"Most sensitive of {len(lost)} layers, points of top-1 lost at ratio {ratio:g} without fine-tuning: {found}."
+    lost = (trained - sensitivity[sensitivity["ratio"] == ratio].set_index("layer")[leading]).sort_values(ascending=False)
+    found = ", ".join(f"{layer} {each:.2f}" for layer, each in lost.head(5).items())
+    points = f"points of {words(leading)} lost at ratio {ratio:g} without fine-tuning"
+    return f"Most sensitive of {len(lost)} layers, {points}: {found}."
 
 
 def spread_text(spread: pd.DataFrame) -> str:
     """The spread of repeated fine-tunings, a line for whatever varied."""
-    lines = ["Top-1 of repeated fine-tunings; which filters go matters if other filters spread it more than other seeds do:"]
+    lines = [
+        "Accuracy after repeated fine-tunings; which filters go matters if other filters spread it more than other seeds do:"
+    ]
     for row in spread.to_dict("records"):
         lines.append(
             f"  other {row['vary']}: {row['min_pct']:.2f} to {row['max_pct']:.2f} %, mean {row['mean_pct']:.2f} %, delta "

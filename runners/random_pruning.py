@@ -3,19 +3,20 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import nn
 
+from analysis.columns import shown
 from analysis.figures import learning_curves, random_points, spearman_by_layer
 from analysis.similarity import spearman
 from analysis.spread import random_spread
 from analysis.texts import accuracy_text, headline, selection_text, spearman_text, spread_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
-from runners.measuring.evaluate import Quality, evaluate
+from runners.measuring.evaluate import evaluate
 from runners.process.errors import ConfigError
 from runners.pruning.prune import prune
 from runners.results import Results, Table, accuracy_table, histories_table, score_tables
@@ -27,11 +28,13 @@ from runners.selection.select import masked_filters, removed_filters
 from runners.stages import DATASET, SCORES, TRAINED
 from runners.storage.keys import Stage
 from runners.storage.stages import Stages
+from runners.tasks.classification import CLASSIFICATION
 from runners.tracing.channels import Channels, trace_channels
 from runners.training.fit import Fit
 
 log = logging.getLogger(__name__)
 ALL_FILTERS = [0, 1]
+LEADING = CLASSIFICATION.compared[0]
 # The filters that are gone and the seed are added for each repeat.
 REPEAT = Stage("repeat", 1, after=(TRAINED, DATASET), options=("optimizer", "finetune", "precision"))
 
@@ -87,14 +90,15 @@ def run(
     with stages.timed("measured"):
         pruned = {number: evaluate(prune(trained, channels, drawn), splits.test) for number, drawn in draws.items()}
     networks = {"trained": trained, "pruned": prune(trained, channels, draws[0])}
-    tuned: dict[Repeat, Quality] = {}
+    tuned: dict[Repeat, Mapping[str, Any]] = {}
     histories: dict[Repeat, pd.DataFrame] = {}
     for repeat in each:
         network, histories[repeat] = _tuned(repeat, trained, channels, draws[repeat.draw], splits, finetune_as, stages)
         networks.setdefault("tuned", network)
         with stages.timed("measured"):
             tuned[repeat] = evaluate(network, splits.test)
-        log.info(f"{repeat.stage}: {pruned[repeat.draw].top1_pct:.2f} % pruned, {tuned[repeat].top1_pct:.2f} % tuned")
+        before, after = (shown(LEADING, found[LEADING]) for found in (pruned[repeat.draw], tuned[repeat]))
+        log.info(f"{repeat.stage}: {before} pruned, {after} tuned")
     with stages.timed("measured"):
         measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
     found = _rows(repeated, pruned, tuned)
@@ -165,7 +169,9 @@ def _tuned(
 
 
 def _rows(
-    repeated: Mapping[str, Sequence[Repeat]], pruned: Mapping[int, Quality], tuned: Mapping[Repeat, Quality]
+    repeated: Mapping[str, Sequence[Repeat]],
+    pruned: Mapping[int, Mapping[str, Any]],
+    tuned: Mapping[Repeat, Mapping[str, Any]],
 ) -> pd.DataFrame:
     """One row a repeat of whatever varies."""
     return pd.DataFrame(
@@ -173,10 +179,9 @@ def _rows(
             "vary": vary,
             "repeat": number,
             "finetune_seed": repeat.finetune_seed,
-            "pruned_top1_pct": pruned[repeat.draw].top1_pct,
-            "tuned_top1_pct": tuned[repeat].top1_pct,
-            "n_correct": tuned[repeat].n_correct,
-            "n_images": tuned[repeat].n_images,
+            f"pruned_{LEADING}": pruned[repeat.draw][LEADING],
+            f"tuned_{LEADING}": tuned[repeat][LEADING],
+            **{name: value for name, value in tuned[repeat].items() if name.startswith("n_")},
         }
         for vary, repeats in repeated.items()
         for number, repeat in enumerate(repeats)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.columns import qualities
 from analysis.repeats import PAIR, layer_means
 from runners.pruning.saved import Pruned
 
@@ -44,7 +45,7 @@ class Results:
 
 def accuracy_table(accuracy: pd.DataFrame) -> Table:
     """The table of accuracies, one row a stage."""
-    return Table(accuracy, by=("stage",), values=("top1_pct", "top5_pct", "loss_nats", "params", "macs"))
+    return Table(accuracy, by=("stage",), values=(*qualities(accuracy), "params", "macs"))
 
 
 def score_tables(scores: pd.DataFrame, spearman: pd.DataFrame) -> dict[str, pd.DataFrame | Table]:

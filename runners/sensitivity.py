@@ -9,6 +9,7 @@ import pandas as pd
 from annotated_types import Ge, Lt, MinLen
 from torch import nn
 
+from analysis.columns import label, number_text
 from analysis.figures import sensitivity_curves, spearman_by_layer
 from analysis.similarity import spearman
 from analysis.texts import accuracy_text, headline, sensitivity_text, spearman_text
@@ -25,10 +26,12 @@ from runners.selection.select import choose
 from runners.stages import DATASET, SCORES, TRAINED
 from runners.storage.keys import RULE, Stage
 from runners.storage.stages import Stages
+from runners.tasks.classification import CLASSIFICATION
 from runners.tracing.channels import Channels, trace_channels
 from runners.training.fit import Fit
 
 log = logging.getLogger(__name__)
+COMPARED = tuple(CLASSIFICATION.compared)
 SENSITIVITY = Stage(
     "sensitivity", 1, after=(SCORES, DATASET), options=("chosen", "ratios", *(option for option in RULE if option != "ratio"))
 )
@@ -64,7 +67,7 @@ def run(
     return Results(
         tables={
             "accuracy": accuracy_table(measured),
-            "sensitivity": Table(found, by=("layer", "index", "ratio"), values=("top1_pct", "loss_nats")),
+            "sensitivity": Table(found, by=("layer", "index", "ratio"), values=COMPARED),
             **score_tables(scores, rho),
             "history": histories_table({"trained": training}),
         },
@@ -97,12 +100,10 @@ def _measured(
                     "ratio": ratio,
                     "before": row["before"],
                     "n_removed": len(f"{row['removed']} {row['masked']}".split()),
-                    "top1_pct": quality.top1_pct,
-                    "loss_nats": quality.loss_nats,
-                    "n_correct": quality.n_correct,
-                    "n_images": quality.n_images,
+                    **{name: value for name, value in quality.items() if name in COMPARED or name.startswith("n_")},
                 }
             )
-        curve = ", ".join(f"{row['ratio']:g} {row['top1_pct']:.2f} %" for row in rows[-len(by_ratio) :])
-        log.info(f"sensitivity: {layers[0]} ({number}/{len(plans)}): {curve}")
+        written = number_text(COMPARED[0])
+        curve = ", ".join(f"{row['ratio']:g} {written(row[COMPARED[0]])}" for row in rows[-len(by_ratio) :])
+        log.info(f"sensitivity: {layers[0]} ({number}/{len(plans)}): {label(COMPARED[0])} {curve}")
     return pd.DataFrame(rows)

@@ -8,9 +8,9 @@ from torch import nn
 
 from runners.data.splits import Splits
 from runners.measuring.cost import WARM_UP, cost
-from runners.measuring.evaluate import measure
+from runners.measuring.evaluate import evaluate
 from runners.tasks.classification import CLASSIFICATION
-from runners.tasks.task import NETWORK, Task
+from runners.tasks.task import Task
 
 
 def accuracy(
@@ -18,8 +18,8 @@ def accuracy(
 ) -> pd.DataFrame:
     """One row a stage, on the test split.
 
-    `top1_pct` is of the last epoch. `best_top1_pct` and `best_epoch` show apart what choosing the epoch on the test
-    split would have given; they are empty where nothing was trained. `latency_ms` is measured, and is the one column
+    The task's numbers are of the last epoch. `best_epoch` and the column before it show apart what choosing the epoch on
+    the test split would have given; they are empty where nothing was trained. `latency_ms` is measured, and is the one column
     that two runs of the same command do not share; `latency_batch` to `latency_warm_up` (passes) say how. `epochs` are
     all that were trained until then; given weights count for none.
     """
@@ -28,7 +28,7 @@ def accuracy(
     for stage, network in networks.items():
         history = histories.get(stage, pd.DataFrame())
         epochs += len(history)
-        quality, price = measure({NETWORK: network}, splits.test, task), cost(network, splits.example)
+        quality, price = evaluate(network, splits.test, task), cost(network, splits.example)
         counts = {name: value for name, value in quality.items() if name.startswith("n_")}
         rows.append(
             {

@@ -8,19 +8,21 @@ from torch import nn
 
 from runners.data.source import Source
 from runners.process.errors import NumericalError
-from runners.tasks.classification import CLASSIFICATION, Quality
+from runners.tasks.classification import CLASSIFICATION
 from runners.tasks.task import NETWORK, Task
 
 BATCH_SIZE = 500
 
 
-def evaluate(network: nn.Module, images: Source, *, batch_size: int = BATCH_SIZE) -> Quality:
-    """Top-1 and top-5 accuracy and mean cross-entropy, in eval mode and fp32; the network's mode is put back.
+def evaluate(
+    network: nn.Module, images: Source, task: Task = CLASSIFICATION, *, batch_size: int = BATCH_SIZE
+) -> dict[str, Any]:
+    """The task's quality of a network, in eval mode and fp32; the network's mode is put back.
 
     Raises:
         NumericalError: as `measure`.
     """
-    return Quality(**measure({NETWORK: network}, images, CLASSIFICATION, batch_size=batch_size))
+    return measure({NETWORK: network}, images, task, batch_size=batch_size)
 
 
 @torch.inference_mode()

@@ -19,21 +19,11 @@ TOP5_FROM_CLASSES = 100
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Accuracy and loss over one split; `top5_pct` is nan below 100 classes, where it says little."""
-
-    n_images: int
-    n_correct: int
-    top1_pct: float
-    top5_pct: float
-    loss_nats: float
-
-
-@dataclass(frozen=True)
 class Classification:
     """One network, one optimizer, mean cross-entropy."""
 
     n_sums: int = 2  # loss, right answers
+    compared: Sequence[str] = ("top1_pct", "loss_nats")
     history_columns: Sequence[str] = ("train_loss_nats", "train_top1_pct", "test_top1_pct")
 
     def step(
@@ -62,7 +52,7 @@ class Classification:
         return torch.stack([summed_loss(logits, labels).double(), _n_correct(logits, labels).double(), among_five])
 
     def quality(self, counts: Sequence[float], n_images: int) -> dict[str, Any]:
-        """The fields of `Quality`."""
+        """Accuracy, loss and counts over one split; `top5_pct` is nan below 100 classes, where it says little."""
         loss, n_correct, among_five = counts
         return {
             "top1_pct": 100 * int(n_correct) / n_images,

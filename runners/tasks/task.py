@@ -29,6 +29,11 @@ class Task(Protocol):
         ...
 
     @property
+    def compared(self) -> Sequence[str]:
+        """Columns of `quality` that studies of many networks note; the first is the one that networks are compared by."""
+        ...
+
+    @property
     def history_columns(self) -> Sequence[str]:
         """Columns of a history beside `epoch` and `lr`; names begin with `train_` or `test_`."""
         ...

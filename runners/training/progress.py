@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from analysis.columns import shown
+
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ class Progress:
     def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
         """Epoch `epoch` (from 1) has ended with these values of its history."""
         trained = epoch - self.done  # 0 of a run that goes on where only the test split was left to measure
-        values = ", ".join(_shown(name, value) for name, value in row.items())
+        values = ", ".join(shown(name, value) for name, value in row.items())
         speed = ""
         if trained:
             seconds = time.monotonic() - self.started
@@ -59,14 +61,6 @@ class NotUnderTheBar(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """False for an epoch's line on a terminal."""
         return record.name != __name__ or not _on_terminal()
-
-
-def _shown(column: str, value: float) -> str:
-    """A value with its unit, which ends the column's name: `train_top1_pct` is `train top1 93.10 %`."""
-    name, _, unit = column.replace("_", " ").rpartition(" ")
-    if unit == "pct":
-        return f"{name} {value:.2f} %"
-    return f"{name} {value:.4f}" if unit == "nats" else f"{name} {unit} {value:.4g}"
 
 
 def _on_terminal() -> bool:

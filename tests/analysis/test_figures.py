@@ -18,16 +18,13 @@ HISTORY = pd.DataFrame(
 
 def test_learning_curves_are_of_the_columns_that_the_legend_names() -> None:
     figure = learning_curves(HISTORY)
-    columns = {"training": "train_top1_pct", "test": "test_top1_pct"}
+    columns = {"loss [nats]": {"train": "train_loss_nats"}, "top-1 [%]": {"train": "train_top1_pct", "test": "test_top1_pct"}}
     assert [axes.get_title() for axes in figure.axes] == ["trained", "trained", "tuned", "tuned"]
     for axes in figure.axes:
         part = HISTORY[HISTORY["stage"] == axes.get_title()]
-        if axes.get_ylabel() == "training loss [nats]":
-            [line] = axes.lines
-            np.testing.assert_array_equal(line.get_xydata(), part[["epoch", "train_loss_nats"]])
-        else:
-            labels = axes.get_legend_handles_labels()[1]
-            assert axes.get_ylabel() == "top-1 [%]" and labels == ["training", "test"]
-            for line, label in zip(axes.lines, labels, strict=True):
-                assert line.get_label() == label
-                np.testing.assert_array_equal(line.get_xydata(), part[["epoch", columns[label]]])
+        drawn = columns[axes.get_ylabel()]
+        assert axes.get_legend_handles_labels()[1] == list(drawn)
+        for line, (label, column) in zip(axes.lines, drawn.items(), strict=True):
+            assert line.get_label() == label
+            np.testing.assert_array_equal(line.get_xydata(), part[["epoch", column]])
+    assert [axes.get_ylabel() for axes in figure.axes] == list(columns) * 2

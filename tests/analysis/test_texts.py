@@ -14,7 +14,8 @@ def test_the_most_sensitive_layer_comes_first() -> None:
     left = {"a": 89.0, "b": 60.0, "c": 88.0, "d": 86.0, "e": 87.0, "f": 90.0}
     rows = [(layer, ratio, top1 if ratio == 0.5 else 50.0) for layer, top1 in left.items() for ratio in (0.3, 0.5, 0.7)]
     text = sensitivity_text(
-        pd.DataFrame(rows, columns=["layer", "ratio", "top1_pct"]), pd.DataFrame({"top1_pct": [90.0, 10.0]})
+        pd.DataFrame(rows, columns=["layer", "ratio", "top1_pct"]),
+        pd.DataFrame({"stage": ["trained", "pruned"], "top1_pct": [90.0, 10.0]}),
     )
     assert text.endswith("at ratio 0.5 without fine-tuning: b 30.00, d 4.00, e 3.00, c 2.00, a 1.00.")
     assert "of 6 layers" in text

@@ -107,8 +107,8 @@ def test_every_row_measures_its_own_network(command: Command, tmp_path: Path) ->
     [stored] = (tmp_path / "outputs" / "store" / "trained").rglob("weights.safetensors")
     load_weights(network, stored)
     masked = mask(network, trace_channels(network, splits.example), removed_filters(read_table(ended.folder / "selection.csv")))
-    assert evaluate(network, splits.test).loss_nats == pytest.approx(loss["trained"], rel=1e-5)
-    assert evaluate(masked, splits.test).loss_nats == pytest.approx(loss["pruned"], rel=1e-5)
+    assert evaluate(network, splits.test)["loss_nats"] == pytest.approx(loss["trained"], rel=1e-5)
+    assert evaluate(masked, splits.test)["loss_nats"] == pytest.approx(loss["pruned"], rel=1e-5)
 
 
 def test_a_run_leaves_its_tuned_network_in_a_folder(command: Command) -> None:
@@ -116,7 +116,7 @@ def test_a_run_leaves_its_tuned_network_in_a_folder(command: Command) -> None:
     network = load_pruned(ended.folder / "tuned")
     row = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage").loc["tuned"]
     assert sum(parameter.numel() for parameter in network.parameters()) == row["params"]
-    assert evaluate(network, load(fake, FAKE).test).loss_nats == pytest.approx(row["loss_nats"], rel=1e-5)
+    assert evaluate(network, load(fake, FAKE).test)["loss_nats"] == pytest.approx(row["loss_nats"], rel=1e-5)
 
 
 def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_recalibration_sees_the_scoring_images_alone(command: Command, tmp_path:
     channels = trace_channels(network, splits.example)
     pruned = remove(network, channels, removed_filters(read_table(ended.folder / "selection.csv")))
     loss = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["loss_nats"]["recalibrated"]
-    assert evaluate(recalibrate(pruned, splits.score), splits.test).loss_nats == pytest.approx(loss, rel=1e-4)
-    assert evaluate(recalibrate(pruned, splits.test), splits.test).loss_nats != pytest.approx(loss, rel=1e-2)
+    assert evaluate(recalibrate(pruned, splits.score), splits.test)["loss_nats"] == pytest.approx(loss, rel=1e-4)
+    assert evaluate(recalibrate(pruned, splits.test), splits.test)["loss_nats"] != pytest.approx(loss, rel=1e-2)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ class Game:
     """The critic's step, then the generator's; on the test split the critic's loss on real images counts."""
 
     n_sums: int = 2
+    compared: Sequence[str] = ("critic_nats",)
     history_columns: Sequence[str] = ("train_critic_nats", "train_generator_nats", "test_critic_nats")
 
     def step(
@@ -352,7 +353,7 @@ class Elsewhere:
 def test_measuring_asks_a_source_for_batches_only(batch_size: int, channels: int) -> None:
     images, network = data(channels).train, one(channels).eval()
     quality = evaluate(network, images, batch_size=50)
-    assert evaluate(network, Elsewhere(images), batch_size=batch_size).n_correct == quality.n_correct
+    assert evaluate(network, Elsewhere(images), batch_size=batch_size)["n_correct"] == quality["n_correct"]
     found, expected = recalibrate(network, Elsewhere(images), batch_size=batch_size), deepcopy(network)
     parts = [images.normalise(part) for part in images.pixels.tensor_split(-(-50 // batch_size))]
     torch.manual_seed(0)

@@ -76,7 +76,7 @@ def test_a_network_measures_and_recalibrates_as_on_the_cpu() -> None:
     splits, network = data(500), resnet()
     found = evaluate(resnet().cuda(), splits.to(torch.device("cuda")).test)
     expected = evaluate(network, splits.test)
-    assert found.n_correct == expected.n_correct and found.loss_nats == pytest.approx(expected.loss_nats, rel=1e-5)
+    assert found["n_correct"] == expected["n_correct"] and found["loss_nats"] == pytest.approx(expected["loss_nats"], rel=1e-5)
     on_gpu = recalibrate(resnet().cuda(), splits.to(torch.device("cuda")).score).state_dict()
     for name, value in recalibrate(network, splits.score).state_dict().items():
         assert torch.allclose(on_gpu[name].cpu(), value, rtol=1e-4, atol=1e-5), name

@@ -256,22 +256,22 @@ def test_evaluate_equals_a_plain_loop(num_classes: int) -> None:
             losses.append(-logits.log_softmax(0)[label].item())
             ranks.append(int((logits > logits[label]).sum()))
     n_correct = sum(rank == 0 for rank in ranks)
-    assert (quality.n_images, quality.n_correct) == (230, n_correct)
-    assert quality.top1_pct == 100 * n_correct / 230
-    assert quality.loss_nats == pytest.approx(sum(losses) / 230, rel=1e-6)
+    assert (quality["n_images"], quality["n_correct"]) == (230, n_correct)
+    assert quality["top1_pct"] == 100 * n_correct / 230
+    assert quality["loss_nats"] == pytest.approx(sum(losses) / 230, rel=1e-6)
     if num_classes < 100:
-        assert math.isnan(quality.top5_pct)
+        assert math.isnan(quality["top5_pct"])
     else:
-        assert quality.top5_pct == 100 * sum(rank < 5 for rank in ranks) / 230
-        assert quality.top5_pct > quality.top1_pct
+        assert quality["top5_pct"] == 100 * sum(rank < 5 for rank in ranks) / 230
+        assert quality["top5_pct"] > quality["top1_pct"]
 
 
 def test_evaluate_does_not_depend_on_the_batch_size_and_keeps_eval_mode() -> None:
     images, network = data(num_images=230).test, small().eval()
     found = [evaluate(network, images, batch_size=size) for size in (1, 7, 230, 500)]
     assert not network.training
-    assert len({quality.n_correct for quality in found}) == 1
-    assert all(quality.loss_nats == pytest.approx(found[0].loss_nats, rel=1e-6) for quality in found)
+    assert len({quality["n_correct"] for quality in found}) == 1
+    assert all(quality["loss_nats"] == pytest.approx(found[0]["loss_nats"], rel=1e-6) for quality in found)
 
 
 def one_batchnorm() -> tuple[nn.Sequential, Images]:
