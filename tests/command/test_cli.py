@@ -92,7 +92,6 @@ COMPOSITION: tuple[tuple[list[str], tuple[object, ...]], ...] = (
     (["+runner.foo=1"], ("runner.foo",)),
     *((["+runner.name_after=[" + name + "]"], (f"'{name}'", "runner.name_after=")) for name in ("foo", "recipe", "outputs")),
     (["reports=3"], ("reports=3", "reports.NAME=...")),
-    (["+reports.x=null", "ratio=2"], ("ratio=2",)),
     (["+reports.x=layer_means"], ("reports.x=layer_means", "_target_", "_partial_: true", "reports.x=null")),
     (["+reports={../x:{a:1}}"], ("reports", "'../x'")),
     (["+criteria={.x:{a:1}}"], ("criteria", "'.x'")),
