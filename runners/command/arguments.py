@@ -35,7 +35,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
-    """Refuses names.*, most of Hydra's own options, and choices that are no plain names (`criterion=../../x`, `criterion=null`).
+    """Refuses names.*, most of Hydra's own options, and choices that are no plain names (`criterion=../../x`, `=null`).
 
     Raises:
         ConfigError: the first such argument.
