@@ -15,10 +15,10 @@ demo: .venv/ready ## set up, then train, score, prune and fine-tune a ResNet-56 
 	$(BIN)/python run.py model=resnet56 criterion=l1 ratio=0.5
 
 test: .venv/ready ## set up, then run the tests (four minutes)
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-all: .venv/ready ## the tests, and the slow ones
-	$(BIN)/python -m pytest -q -n auto -m 'not gpu and not slurm'
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not gpu and not slurm'
 
 test-slurm: .venv/ready ## sweeps on a real Slurm that is disturbed; MINI_SLURM is the script that starts and stops it (as root)
 	@MS_DIR=$$(mktemp -d) && export MS_DIR && trap '$(MINI_SLURM) stop' EXIT && trap 'exit 130' INT TERM && $(MINI_SLURM) start && \

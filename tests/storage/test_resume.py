@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,7 @@ TINY = ("dataset=fake", "model=resnet20", "recipe.batch_size=32", "finetune.epoc
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR2", marks=pytest.mark.slow)])
 def test_a_signal_exits_with_75_and_the_same_command_goes_on(name: str, tmp_path: Path, command: Command) -> None:
-    arguments = [*TINY, "recipe.epochs=60", f"outputs={tmp_path / 'outputs'}"]
+    arguments = [*TINY, "recipe.epochs=15", f"outputs={tmp_path / 'outputs'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *arguments],
@@ -344,17 +345,17 @@ def test_a_signal_exits_with_75_and_the_same_command_goes_on(name: str, tmp_path
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("train: epoch 3/"):
+        if line.startswith("train: epoch 1/"):
             break
     process.send_signal(signal.Signals[name])
     _, err = process.communicate(timeout=60)
     check_refused(Ended(process.returncode, "", err), 75, name, "epoch")
     [status] = (tmp_path / "outputs").glob("fake-*/status.json")
     assert json.loads(status.read_text())["state"] == "stopped"
-    resumed = command(*TINY, "recipe.epochs=60")
+    resumed = command(*TINY, "recipe.epochs=15")
     assert len(gone_on_from(resumed.out)) == 1 and resumed.code == 0
     assert not list((tmp_path / "outputs" / "store" / "unfinished").iterdir())
-    whole = command(*TINY, "recipe.epochs=60", outputs=str(tmp_path / "whole"))
+    whole = command(*TINY, "recipe.epochs=15", outputs=str(tmp_path / "whole"))
     for name_of in ("accuracy", "history", "scores"):
         ours, theirs = (
             pd.read_csv(run.folder / f"{name_of}.csv").drop(columns="latency_ms", errors="ignore") for run in (resumed, whole)
@@ -374,9 +375,9 @@ def crashes(folder: Path, *options: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_five_steps_killed_at_every_durable_write_and_at_random_end_in_the_same_bits(tmp_path: Path) -> None:
-    found = crashes(tmp_path, "calls=fsync,rename", "every=1", "random=10")
-    assert found["lost"] == [] and found["killed"] == found["calls"] + 10 and found["calls"] > 40
+def test_five_steps_killed_at_every_third_durable_write_and_at_random_end_in_the_same_bits(tmp_path: Path) -> None:
+    found = crashes(tmp_path, "calls=fsync,rename", "every=3", "random=5")
+    assert found["lost"] == [] and found["killed"] == ceil(found["calls"] / 3) + 5 and found["calls"] > 40
 
 
 @pytest.mark.slow
