@@ -157,7 +157,7 @@ class _Observed(fx.Interpreter):
         return value
 
     def _channels_second(self, layer: str, values: Tensor) -> Tensor:
-        """What goes into a layer or comes out of it, channels second: a linear layer has them last."""
+        """The input or the output of a layer, channels second: a linear layer has them last."""
         return values.movedim(-1, 1) if isinstance(self.module.get_submodule(layer), nn.Linear) else values
 
     def _show(self, watchers: Sequence[Watcher], view: Labelled) -> None:

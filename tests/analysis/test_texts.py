@@ -1,8 +1,14 @@
 """The lines that the terminal shows, from small tables worked by hand."""
 
+import re
+
 import pandas as pd
 
 from analysis.texts import headline, selection_text, sensitivity_text, spearman_text, spread_text
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def test_the_headline_is_of_the_last_stage() -> None:
@@ -31,10 +37,8 @@ def test_removed_and_masked_filters_are_counted_of_ranked_layers() -> None:
             "masked": ["1 5", "", ""],
         }
     )
-    assert (
-        selection_text(selection)
-        == "Removed 12, masked 2 of 32 filters of 2 ranked layers (of 3); 1 layers held at their floor."
-    )
+    # Removed, masked, of how many filters, ranked layers, layers, layers at their floor.
+    assert numbers(selection_text(selection)) == [12, 2, 32, 2, 3, 1]
 
 
 def test_rho_is_shown_as_mean_and_lowest_and_empty_layers_are_counted() -> None:
@@ -50,11 +54,11 @@ def test_of_many_pairs_the_highest_and_lowest_are_shown() -> None:
         [(f"c{a}", f"c{b}", (a + b) / 20) for a in range(6) for b in range(a)], columns=["criterion_a", "criterion_b", "rho"]
     )
     lines = spearman_text(pairs).splitlines()
-    assert "(the 6 highest and lowest; 3 more pairs in spearman.csv)" in lines[0] and len(lines) == 13
+    assert numbers(lines[0]) == [6, 3] and "spearman.csv" in lines[0] and len(lines) == 13
     assert lines[1].startswith("  c5 - c4: 0.450") and lines[-1].startswith("  c1 - c0: 0.050")
 
 
 def test_spread_names_what_varied_and_its_numbers() -> None:
     row = {"vary": "seeds", "n": 20, "min_pct": 89.0, "max_pct": 91.5, "mean_pct": 90.0, "delta_pct": 2.5, "sd_pct": 0.5}
     text = spread_text(pd.DataFrame([row | {"expected_delta_pct": 1.87, "binomial_se_pct": 0.3}]))
-    assert "other seeds: 89.00 to 91.50 %, mean 90.00 %, delta 2.50; sd 0.50" in text and "20 normal draws: 1.87" in text
+    assert "seeds:" in text and numbers(text) == [89, 91.5, 90, 2.5, 0.5, 20, 1.87, 0.3]
