@@ -4,7 +4,8 @@ import os
 import shlex
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from runners.sweeping.task import Task
 LOGS = "slurm"
 # Of submitit and of this launcher; all other options are sbatch's.
 NOT_SBATCH = ("max_num_timeout", "detach")
+# Slurm sets these in an allocation, and sbatch would hand them on; the other SBATCH_* are defaults that users set.
+OF_AN_ALLOCATION = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND")
+# Users and sites set these: where the cluster is, and the right to ask it.
+OF_THE_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 def submit(tasks: Sequence[Task], arrays: Sequence[Array], sweep: Path, options: Mapping[str, Any]) -> list[Array]:
@@ -47,7 +52,8 @@ def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, 
     executor = submitit.SlurmExecutor(logs.absolute(), max_num_timeout=options["max_num_timeout"], python=python)
     executor.update_parameters(**sbatch_options(options, name, tasks[0].root))
     try:
-        given = executor.submit_array(list(tasks))
+        with outside_allocations():
+            given = executor.submit_array(list(tasks))
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if line.startswith("sbatch: error:")]
         raise NoSlurm(
@@ -55,6 +61,23 @@ def _sbatch(tasks: Sequence[Task], name: str, logs: Path, options: Mapping[str, 
             "cluster has; see the top of conf/hydra/launcher/slurm.yaml, and sinfo"
         ) from None
     return given[0].job_id.partition("_")[0]
+
+
+@contextmanager
+def outside_allocations() -> Iterator[None]:
+    """The environment without what an allocation set in it: jobs would take its CPUs, tasks and job number for their own.
+
+    submitit's `clean_env` takes SLURM_CONF away as well, without which sbatch finds no cluster at some sites.
+    """
+    hidden = {
+        name: value for name, value in os.environ.items() if name.startswith(OF_AN_ALLOCATION) and name not in OF_THE_SITE
+    }
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def held_python(root: Path) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -102,6 +103,23 @@ def test_as_few_arrays_as_slurm_allows_each_noted_and_submitted_to_be_requeued(c
     for name, number in (("17_0", 0), ("17_1", 1), ("18", 2)):
         handed = pickle.loads((tmp_path / "slurm" / f"{name}_submitted.pkl").read_bytes())
         assert handed.function == tasks(tmp_path, 3)[number] and handed._timeout_countdown == 100
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_jobs_inherit_nothing_of_the_allocation_that_hands_them_over(
+    refuses: bool, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_CPUS_PER_TASK": "9", "SLURMD_NODENAME": "n1"}
+    inside |= {"SRUN_CPUS_PER_TASK": "9", "SBATCH_CPU_BIND": "quiet"}
+    stays = {"SLURM_CONF": str(tmp_path), "SBATCH_ACCOUNT": "mine", "SLURM_JWT": "token"}
+    for name, value in (inside | stays).items():
+        monkeypatch.setenv(name, value)
+    ends = "exit 1" if refuses else "echo Submitted batch job 17"
+    cluster.program("sbatch", f"env | grep -E '^(SLURM|SRUN|SBATCH)' | sort > given; {ends}")
+    with raises_line(NoSlurm, "sbatch") if refuses else nullcontext():
+        submit(tasks(tmp_path, 1), [], tmp_path, options())
+    assert dict(line.split("=", 1) for line in (cluster.folder / "given").read_text().splitlines()) == stays
+    assert (inside | stays).items() <= os.environ.items(), "what runs here is still in the allocation"
 
 
 def test_a_refusal_is_one_line_and_what_was_taken_after_all_is_found_by_name(cluster: Cluster, tmp_path: Path) -> None:
