@@ -1,16 +1,20 @@
 """The cost of a network: parameters, multiply-adds, memory for activations, time."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 from weakref import finalize
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP = 3  # forward passes before the clock starts
 
@@ -21,7 +25,10 @@ class Cost:
 
     Args:
         params: trainable numbers.
-        macs: multiply-adds of convolutions and linear layers (half of PyTorch's FLOPs); nothing else counts.
+        macs: multiply-adds of the network's convolutions and linear layers, each as often as it is used: the number of
+            which `ratio_of=macs` removes a share. Nothing else counts: neither products of activations (attention), nor
+            functions with weights of their own (F.conv2d, torchvision's Swin), nor what PyTorch computes as one module
+            (nn.MultiheadAttention).
         peak_activation_bytes: largest sum of the tensors that are alive at once in a forward pass run operation by
             operation: the image and what is made of it, views and changes in place for nothing; not the weights, and not
             the scratch memory of kernels.
@@ -44,12 +51,12 @@ class Cost:
 
 @torch.inference_mode()
 def macs(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> int:
-    """Multiply-adds of convolutions and linear layers for one image, as PyTorch counts them; the mode is put back."""
+    """Multiply-adds of convolutions and linear layers for one image; the mode is put back."""
     was_training = network.training
-    with FlopCounterMode(display=False) as counter:
-        network.eval()(example)
+    with _counted(network.eval()) as found:
+        network(example)
     network.train(was_training)
-    return counter.get_total_flops() // 2
+    return sum(found) // len(example)
 
 
 @torch.inference_mode()
@@ -57,7 +64,7 @@ def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, second
     """Counts one forward pass and then times many, for `seconds` after a warm-up."""
     was_training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as counter, _LiveTensors(network, example) as memory:
+    with _counted(network) as found, _LiveTensors(network, example) as memory:
         network(example)
     for _ in range(WARM_UP):
         network(example)
@@ -66,7 +73,7 @@ def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, second
     network.train(was_training)
     return Cost(
         params=sum(parameter.numel() for parameter in network.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=sum(found) // len(example),
         peak_activation_bytes=memory.peak,
         latency_ms=1000 * measured.median,
         batch=len(example),
@@ -74,6 +81,44 @@ def cost(network: nn.Module, example: Float[Tensor, "1 channels h w"], *, second
         device=str(example.device),
         threads=torch.get_num_threads(),
     )
+
+
+@contextmanager
+def _counted(network: nn.Module) -> Iterator[list[int]]:
+    """The multiply-adds of each use of a layer, growing while the network runs."""
+    found: list[int] = []
+
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            found.append(layer.weight.numel() * prod(output.shape[:-1]))
+            return
+        assert isinstance(layer, _ConvNd)
+        # Every pixel that a transposed convolution reads meets every weight.
+        n_images, _, *pixels = (args or tuple(kwargs.values()))[0].shape if layer.transposed else output.shape
+        found.append(layer.weight.numel() * prod((n_images, *pixels)))
+
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in _layers(network)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Module]:
+    """The convolutions and linear layers that are steps of the network of their own, as tracing follows them."""
+    tracer, waiting, seen = fx.Tracer(), [network], set[nn.Module]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, _ConvNd | nn.Linear):
+            yield module
+        a_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        whole = isinstance(module, _ConvNd | nn.Linear | _BatchNorm) or tracer.is_leaf_module(module, "") and not a_list
+        if module is network or not whole:
+            waiting += module.children()
 
 
 class _LiveTensors(TorchDispatchMode):
