@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from runners.process.errors import ConfigError
 from runners.tracing.channels import Channels, Removed
-from runners.tracing.walk import modules_by_name
+from runners.tracing.walk import attribute, modules_by_name
 
 Whole = Int64[np.ndarray, " n"]
 NOTHING: Whole = np.zeros(0, dtype=np.int64)
@@ -33,16 +34,17 @@ def remove(network: nn.Module, channels: Channels, removed: Removed) -> nn.Modul
             would no longer be equal.
     """
     modules = modules_by_name(network)
-    keeps = _keeps(modules, channels, removed)
+    holders = _holders(network, modules, channels)
+    keeps = _keeps(holders, channels, removed)
     # What deepcopy finds in its memo it takes for copied, so that no tensor is copied whole and then cut.
     memo: dict[int, Any] = {}
     for name, (inputs, outputs) in keeps.items():
-        for value, part in _parts(modules[name], inputs, outputs):
+        for value, part in _parts(holders[name], inputs, outputs):
             memo[id(value)] = nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
     _copy_modules(dict.fromkeys(modules.values()), memo)
     smaller = deepcopy(network, memo)
     for name, (inputs, outputs) in keeps.items():
-        _set_widths(memo[id(modules[name])], int(inputs.sum()), int(outputs.sum()))
+        _set_widths(memo[id(holders[name])], int(inputs.sum()), int(outputs.sum()))
     return smaller
 
 
@@ -52,7 +54,9 @@ def mask(network: nn.Module, channels: Channels, removed: Removed) -> nn.Module:
     Raises:
         ConfigError: as `remove`.
     """
-    masked = deepcopy(network)
+    memo: dict[int, Any] = {}
+    _copy_modules(dict.fromkeys(modules_by_name(network).values()), memo)
+    masked = deepcopy(network, memo)
     zero_filters(masked, channels, removed)
     return masked
 
@@ -66,10 +70,13 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
     Raises:
         ConfigError: as `remove`.
     """
-    modules = modules_by_name(network)
-    for name, (_, outputs) in _keeps(modules, channels, removed).items():
-        module, gone = modules[name], torch.from_numpy(~outputs)
-        if name not in channels.writes and not isinstance(module, _BatchNorm):
+    holders = _holders(network, modules_by_name(network), channels)
+    for name, (_, outputs) in _keeps(holders, channels, removed).items():
+        module, gone = holders[name], torch.from_numpy(~outputs)
+        if isinstance(module, Tensor):
+            module.view(-1)[gone.to(module.device)] = 0
+            continue
+        if name not in channels.writes and not isinstance(module, _NormBase):
             continue
         for parameter in module.parameters(recurse=False):
             if isinstance(module, _ConvNd) and module.transposed and parameter.dim() > 1:
@@ -79,8 +86,18 @@ def zero_filters(network: nn.Module, channels: Channels, removed: Removed) -> No
                 parameter[gone.to(parameter.device)] = 0
 
 
-def _keeps(modules: Mapping[str, nn.Module], channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
-    """Module -> which inputs and which outputs stay, of every module that loses some."""
+def _holders(network: nn.Module, modules: Mapping[str, nn.Module], channels: Channels) -> dict[str, nn.Module | Tensor]:
+    """The modules, and the parameters and buffers with a number for every channel."""
+    return {**modules, **{name: attribute(network, name) for name in channels.reads if name not in modules}}
+
+
+def _keeps(holders: Mapping[str, nn.Module | Tensor], channels: Channels, removed: Removed) -> dict[str, tuple[Kept, Kept]]:
+    """Module or parameter -> which inputs and which outputs stay, of all that lose some.
+
+    Raises:
+        ConfigError: as `remove`.
+    """
+    _check_named(channels, removed)
     numbers = {layer: np.array(filters, dtype=np.int64) for layer, filters in removed.items()}
     every = [*channels.writes.values(), *channels.reads.values()]
     stays = np.ones(1 + max((int(groups.max()) for groups in every if len(groups)), default=0), dtype=bool)
@@ -89,7 +106,7 @@ def _keeps(modules: Mapping[str, nn.Module], channels: Channels, removed: Remove
     for name in dict.fromkeys([*channels.writes, *channels.reads]):
         inputs = stays[channels.reads[name]]
         outputs = stays[channels.writes[name]] if name in channels.writes else inputs
-        _check_layer(modules[name], name, inputs, outputs, numbers.get(name, NOTHING))
+        _check_layer(holders[name], name, inputs, outputs, numbers.get(name, NOTHING))
         if not (inputs.all() and outputs.all()):
             keeps[name] = inputs, outputs
     return keeps
@@ -104,7 +121,19 @@ def _groups(channels: Channels, removed: Mapping[str, Whole]) -> Whole:
     return groups
 
 
-def _check_layer(module: nn.Module, name: str, inputs: Kept, outputs: Kept, removed: Whole) -> None:
+def _check_named(channels: Channels, removed: Removed) -> None:
+    """Every layer is one of the network's, and has the filters that go."""
+    for layer, filters in removed.items():
+        if layer not in channels.writes:
+            near = ", ".join(get_close_matches(layer, channels.writes, n=3, cutoff=0)) or "none"
+            raise ConfigError(f"{layer!r} is no layer of the network; layers are named as in named_modules(); nearest: {near}")
+        if outside := [number for number in filters if not 0 <= number < len(channels.writes[layer])]:
+            raise ConfigError(
+                f"{layer} has no filter {outside[0]}; its filters are 0 to {len(channels.writes[layer]) - 1}; leave it out"
+            )
+
+
+def _check_layer(module: nn.Module | Tensor, name: str, inputs: Kept, outputs: Kept, removed: Whole) -> None:
     """Tied filters go as a whole, a layer never loses all of them, and groups stay equal."""
     if not isinstance(module, _ConvNd | nn.Linear):
         return
@@ -139,6 +168,11 @@ def _copy_modules(every: Iterable[nn.Module], memo: dict[int, Any]) -> None:
                 continue
             copy = value.detach().clone()
             memo[id(value)] = nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
+    # What is computed anew in every forward pass (by torch.nn.utils.prune, weight_norm) has a history, and no copy of its own.
+    for module in every:
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     for module in modules:
         memo[id(module)].__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
 
@@ -165,8 +199,12 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     return deepcopy(value, memo)
 
 
-def _parts(module: nn.Module, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(module: nn.Module | Tensor, inputs: Kept, outputs: Kept) -> Iterator[tuple[Tensor, Tensor]]:
     """Every parameter and buffer that has channels, and what is kept of it."""
+    if isinstance(module, Tensor):
+        longest = module.shape.index(module.numel())
+        yield module, module.detach().index_select(longest, _index(inputs).to(module.device))
+        return
     named = ("weight", "bias", "running_mean", "running_var")
     if isinstance(module, _ConvNd | nn.Linear):
         yield module.weight, _kept_weight(module, inputs, outputs)
@@ -202,14 +240,14 @@ def _is_depthwise(module: _ConvNd) -> bool:
     return module.groups == module.in_channels and module.groups > 1
 
 
-def _set_widths(module: nn.Module, inputs: int, outputs: int) -> None:
+def _set_widths(module: nn.Module | Tensor, inputs: int, outputs: int) -> None:
     if isinstance(module, _ConvNd):
         if _is_depthwise(module):
             module.groups = inputs
         module.in_channels, module.out_channels = inputs, outputs
     elif isinstance(module, nn.Linear):
         module.in_features, module.out_features = inputs, outputs
-    elif isinstance(module, _BatchNorm):
+    elif isinstance(module, _NormBase):
         module.num_features = outputs
     elif isinstance(module, nn.PReLU):
         module.num_parameters = outputs

@@ -16,7 +16,7 @@ from runners.process.errors import NumericalError
 from runners.process.interruption import stop_if_requested
 from runners.scoring.sites import changed_in_place, filters, find_sites
 from runners.tasks.classification import summed_loss
-from runners.tracing.channels import eval_mode, follow
+from runners.tracing.channels import follow, mode_of
 
 Weight = Float[Tensor, "out *kernel"]
 
@@ -191,7 +191,7 @@ def _undisturbed(network: nn.Module, weights: Iterable[nn.Parameter]) -> Iterato
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        with eval_mode(network):
+        with mode_of(network, training=False):
             yield follow(network)
     finally:
         for weight in frozen:

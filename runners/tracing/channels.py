@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from runners.process.errors import ConfigError, first_line
@@ -29,7 +29,7 @@ from runners.tracing.ids import IdWalk
 from runners.tracing.record import Record
 from runners.tracing.shapes import ShapeWalk
 from runners.tracing.sizes import Sizes, network_sizes
-from runners.tracing.walk import modules_by_name
+from runners.tracing.walk import attribute, modules_by_name
 
 Removed = Mapping[str, Sequence[int]]  # layer -> filters that go
 PLACE = "place"  # the key in a node's `meta`: the module it belongs to
@@ -41,13 +41,15 @@ class Channels:
 
     Args:
         writes: convolution or linear layer -> group of each of its output channels, in order of execution.
-        reads: module -> group of each input channel or feature (convolutions, linear layers, BatchNorm, PReLU).
+        reads: module -> group of each input channel or feature (convolutions, linear layers, normalisations, PReLU); and
+            parameter or buffer with a number for every channel -> group of each.
         fixed: group -> why none of its filters may go. Group 0 is the channels that are provably zero.
         convolutions: the convolutions, in order of execution.
         parts: layer -> part of each filter, where every part must lose equally many because a grouped convolution
             reads or writes them; a layer that need not stay even is not in it.
         norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
         sizes: what the modules cost.
+        only_training: those among the layers that write which run in training mode alone (auxiliary heads).
     """
 
     writes: Mapping[str, Groups]
@@ -57,11 +59,12 @@ class Channels:
     parts: Mapping[str, Int64[np.ndarray, " filters"]] = field(default_factory=dict)
     norms: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
+    only_training: frozenset[str] = frozenset()
 
     @property
     def linear(self) -> tuple[str, ...]:
         """The linear layers, in order of execution."""
-        return tuple(layer for layer in self.writes if layer not in self.convolutions)
+        return tuple(layer for layer in self.writes if layer not in self.convolutions and layer not in self.only_training)
 
     @cached_property
     def partners(self) -> Mapping[str, tuple[str, ...]]:
@@ -103,18 +106,21 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
     Raises:
         ConfigError: the network cannot be traced; the message names the module and the reason.
     """
-    tracer = _Tracer()
+    tracer, only_training = _Tracer(), frozenset[str]()
     by_name = modules_by_name(network)
     running: ShapeWalk | IdWalk | None = None
     try:
-        with eval_mode(network), torch.no_grad():
+        with mode_of(network, training=False), torch.no_grad():
             # Tracing may leave constants on the network, so it gets one of its own around the same modules.
             around = copy(network)
             graph = tracer.trace(around)
             running = ShapeWalk(around, graph, by_name)
             running.run(example)
-            running = IdWalk(around, graph, by_name)
+            running = IdWalk(around, graph, by_name, Record())
             running.run(example)
+            norms = _norms(graph, running)
+            if _unreached(by_name, graph):
+                only_training = _walk_in_training(network, example, by_name, running.record)
     except Exception as error:  # whatever the forward pass of a foreign network raises when it is traced
         place = running.node.meta[PLACE] if running and running.node else "".join(tracer.inside[-1:])
         where = f"in {place}: " if place else ""
@@ -123,12 +129,35 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
             "forward pass; keep data-dependent Python out of forward, or choose another model"
         ) from error
     record = running.record
-    found = {name: by_name[name] for name in record.reads}
-    return _grouped(
-        record,
-        _norms(graph, running),
-        network_sizes(network, graph, found, record.reads),
-    )
+    found = {name: by_name[name] if name in by_name else attribute(around, name) for name in record.reads}
+    return _grouped(record, norms, network_sizes(network, graph, found, record.reads), only_training)
+
+
+def _unreached(by_name: Mapping[str, nn.Module], graph: fx.Graph) -> bool:
+    """True if some module with parameters takes no part in the forward pass."""
+    used = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    reached = set(used) | {name.rpartition(".")[0] for name in used}
+    inside = tuple(f"{name}." for name in used)
+    return any(module._parameters and not (name in reached or name.startswith(inside)) for name, module in by_name.items())
+
+
+def _walk_in_training(network: nn.Module, example: Tensor, by_name: Mapping[str, nn.Module], record: Record) -> frozenset[str]:
+    """Follows the channels into what runs in training mode alone; the layers found there, of which no filter may go.
+
+    Only Python's branches are taken as in training mode: all modules are run in eval mode, so that nothing changes them.
+    """
+    before, n_convolutions = set(record.writes), len(record.convolutions)
+    with mode_of(network, training=True):
+        around = copy(network)
+        graph = _Tracer().trace(around)
+    with torch.random.fork_rng(devices=[]):
+        ShapeWalk(around, graph, by_name).run(example)
+    IdWalk(around, graph, by_name, record).run(example)
+    found = frozenset(record.writes) - before
+    for layer in found:
+        record.fix(record.writes[layer], reason="runs in training mode only")
+    del record.convolutions[n_convolutions:]
+    return found
 
 
 def follow(network: nn.Module) -> fx.GraphModule:
@@ -136,7 +165,7 @@ def follow(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(network, _Tracer().trace(network))
 
 
-def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes) -> Channels:
+def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes, only_training: frozenset[str]) -> Channels:
     """All that was united, as groups."""
     a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *record.united], dim=1).numpy()
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(record.n_ids, record.n_ids))
@@ -147,7 +176,7 @@ def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes) -> Channels
     writes = {name: groups[ids.numpy()] for name, ids in record.writes.items()}
     reads = {name: groups[ids.numpy()] for name, ids in record.reads.items()}
     parts, uneven = even_parts(writes, reads, record.grouped)
-    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes)
+    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes, only_training)
 
 
 def _norms(graph: fx.Graph, walk: IdWalk) -> dict[str, str]:
@@ -172,12 +201,14 @@ class _Tracer(fx.Tracer):
         inside: the modules whose forward pass is being followed; after a failure, those that it was in.
     """
 
+    proxy_buffer_attributes = True
+
     def __init__(self) -> None:
         super().__init__()
         self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _ConvNd | nn.Linear | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _ConvNd | nn.Linear | _NormBase) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self.path_of_module(m)
@@ -203,14 +234,14 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode, and afterwards every module in the mode it was in."""
+def mode_of(network: nn.Module, *, training: bool) -> Iterator[None]:
+    """The network in training or eval mode, and afterwards every module in the mode it was in."""
     modes = {module: module.training for module in modules_by_name(network).values()}
-    if not any(modes.values()):
+    if all(mode == training for mode in modes.values()):
         yield
         return
     try:
-        network.eval()
+        network.train(training)
         yield
     finally:
         for module, mode in modes.items():

@@ -14,22 +14,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from runners.tracing.effects import Call, effect, overwritten
-from runners.tracing.operations import IN_PLACE, ZERO_STAYS_ZERO, ZEROS, is_special, tensors_in
+from runners.tracing.operations import IN_PLACE, SIZED, ZERO_STAYS_ZERO, ZEROS, is_special, tensors_in
 from runners.tracing.record import Ids, Record, by_channel, small, spread
 from runners.tracing.shapes import SHAPE
 from runners.tracing.walk import Walk
+from runners.tracing.widths import Width, WidthFloat, sizes_of, width, widths_in
 
 
 class IdWalk(Walk):
     """Runs a traced network on ids instead of numbers; every tensor has the shape it really has."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph, by_name: Mapping[str, nn.Module]) -> None:
+    def __init__(self, network: nn.Module, graph: fx.Graph, by_name: Mapping[str, nn.Module], record: Record) -> None:
         super().__init__(network, graph, by_name)
-        self.record = Record()
+        self.record = record
         self.described: Any = None
 
     def run_node(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -39,7 +40,11 @@ class IdWalk(Walk):
             return self.record.fresh(self._shape, reason="network input")
         if node.op == "get_attr" and isinstance(value := self.attribute(str(node.target)), Tensor):
             # One number scales all channels alike, as a constant in the code would.
-            return 1.0 if value.numel() == 1 else self.record.fresh(self._shape, reason="a parameter of the network")
+            if value.numel() == 1:
+                return 1.0
+            if value.numel() == max(value.shape) and self._is_own(str(node.target)):
+                return self.record.parameter(str(node.target), value)
+            return self.record.fresh(self._shape, reason="a parameter of the network")
         if node.op == "output":
             self.record.fix(*tensors_in(args), reason="network output")
             return None
@@ -53,7 +58,7 @@ class IdWalk(Walk):
             return _convolution(self.record, target, module, args[0], self._shape)
         if isinstance(module, nn.Linear):
             return _linear(self.record, target, module, args[0], self._shape)
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _NormBase):
             return _batchnorm(self.record, target, module, args[0], self._shape)
         if isinstance(module, nn.PReLU) and module.num_parameters > 1:
             self.record.read(target, module, by_channel(self.record, args[0]))
@@ -62,12 +67,17 @@ class IdWalk(Walk):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """An operation, or an attribute such as a shape."""
         if target is getattr:
-            return getattr(*args)
+            return _attribute(*args)
         return self._operation(target.__name__, target.__name__, target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """An operation of a tensor."""
         return self._operation(target, target, getattr(torch.Tensor, target), args, kwargs)
+
+    def _is_own(self, name: str) -> bool:
+        """True for a parameter or buffer, false for a constant of the code."""
+        module, _, last = name.rpartition(".")
+        return last in self.by_name[module]._parameters or last in self.by_name[module]._buffers
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -76,17 +86,39 @@ class IdWalk(Walk):
     def _operation(
         self, kind: str, name: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        tensors = tensors_in((args, kwargs))
+        tensors, followed = tensors_in((args, kwargs)), widths_in((args, kwargs))
         in_place = kind.endswith("_") or kind in IN_PLACE or bool(kwargs.get("inplace")) or getattr(run, "inplace", False)
         kind = kind.strip("_").replace("_", "").lower()
-        if kind in ZEROS:
-            return torch.zeros(self._shape, dtype=torch.int64)
-        if not tensors:
-            made = run(*args, **kwargs)
-            return self.record.unknown(self.described, reason=f"is made by {name}") if isinstance(made, Tensor) else made
+        if not tensors and kind not in ZEROS:
+            return self._made(kind, name, run(*args, **kwargs), followed)
+        if kind not in SIZED:
+            self._hold(name, followed)
         result = effect(self.record, Call(kind, name, run, args, kwargs, tensors, self.described))
         # Other holders of the tensor, or of a view of it, see the change.
         return overwritten(self.record, tensors[0], result) if in_place and isinstance(result, Tensor) else result
+
+    def _made(self, kind: str, name: str, made: Any, followed: list[Width | WidthFloat]) -> Any:
+        """A tensor or number made of numbers, which depends on the channels that they depend on."""
+        if kind == "getitem" or not (followed or isinstance(made, Tensor)):
+            return made
+        if isinstance(made, int | float) and not isinstance(made, bool):
+            in_step = kind in ("mul", "imul") and len(followed) == 1 and followed[0].in_step
+            return width(made, torch.cat([number.ids for number in followed]), in_step=in_step)
+        self._hold(name, followed)
+        return self.record.unknown(self.described, reason=f"is made by {name}") if isinstance(made, Tensor) else made
+
+    def _hold(self, name: str, followed: list[Width | WidthFloat]) -> None:
+        for number in followed:
+            self.record.fix(number.ids, reason=f"is counted for {name}, which computes with their number")
+
+
+def _attribute(found: Any, name: str, *default: Any) -> Any:
+    """A tensor's shape with the channels that it counts; a part of what PyTorch gives as a named pair; others as they are."""
+    if isinstance(found, Tensor) and name == "shape":
+        return sizes_of(found)
+    if type(found) is tuple and name in ("values", "indices"):
+        return found[("values", "indices").index(name)]
+    return getattr(found, name, *default)
 
 
 def _convolution(record: Record, name: str, module: _ConvNd, x: Ids, shape: tuple[int, ...]) -> Ids:
@@ -118,9 +150,10 @@ def _linear(record: Record, name: str, module: nn.Linear, x: Ids, shape: tuple[i
     return record.write(name, module, shape[-1]).clone().expand(shape)
 
 
-def _batchnorm(record: Record, name: str, module: _BatchNorm, x: Ids, shape: tuple[int, ...]) -> Ids:
+def _batchnorm(record: Record, name: str, module: _NormBase, x: Ids, shape: tuple[int, ...]) -> Ids:
     inputs = by_channel(record, x)
-    keeps_zero = module.affine and all(
+    # Without an affine, a layer that takes mean and deviation of every channel of an image gives 0 for one that is 0.
+    keeps_zero = (module.affine or not isinstance(module, _BatchNorm) and not module.track_running_stats) and all(
         type(child).__name__.lower() in ZERO_STAYS_ZERO | {"identity"} for child in module.children()
     )
     outputs = inputs.abs() if keeps_zero else -inputs.abs()

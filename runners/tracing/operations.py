@@ -5,24 +5,39 @@ from typing import Any
 
 from torch import Tensor, nn
 
+# Functions of every number alone.
 ZERO_STAYS_ZERO = frozenset(
-    "relu relu6 leakyrelu prelu elu celu selu silu gelu mish hardswish tanh softsign dropout dropout1d dropout2d "
-    "dropout3d stochasticdepth maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d adaptiveavgpool1d "
-    "adaptiveavgpool2d adaptiveavgpool3d adaptivemaxpool1d adaptivemaxpool2d adaptivemaxpool3d interpolate upsample "
-    "neg abs square sqrt".split()
+    "relu relu6 leakyrelu rrelu prelu elu celu selu silu gelu mish hardswish tanh softsign hardshrink softshrink tanhshrink "
+    "dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout stochasticdepth droppath neg abs square sqrt sign "
+    "sin sinh tan asin asinh atan atanh erf expm1 log1p floor ceil round trunc frac to type typeas float double half "
+    "bfloat16".split()
 )
-ZERO_BECOMES_NUMBER = frozenset("sigmoid hardsigmoid logsigmoid exp cos softplus".split())
+ZERO_BECOMES_NUMBER = frozenset(
+    "sigmoid hardsigmoid logsigmoid exp exp2 cos cosh acos erfc softplus log log2 log10 rsqrt reciprocal oneslike".split()
+)
+# As those, of one or several tensors; the numbers beside them decide what becomes of a zero.
+BY_VALUE = frozenset("clamp clip clampmin clampmax hardtanh threshold pow gt lt ge le eq ne maximum minimum".split())
+# Several neighbours make one number, along the last dimensions, as many as the name says or all behind the second.
+WINDOWS = frozenset(
+    "maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d lppool1d lppool2d lppool3d adaptiveavgpool1d "
+    "adaptiveavgpool2d adaptiveavgpool3d adaptivemaxpool1d adaptivemaxpool2d adaptivemaxpool3d interpolate upsample "
+    "upsamplingnearest2d upsamplingbilinear2d reflectionpad1d reflectionpad2d reflectionpad3d replicationpad1d "
+    "replicationpad2d replicationpad3d circularpad1d circularpad2d circularpad3d zeropad1d zeropad2d zeropad3d".split()
+)
 SUMS = frozenset("add iadd sub isub".split())
 PRODUCTS = frozenset("mul imul".split())
 QUOTIENTS = frozenset("truediv itruediv div".split())
 # Where layers compute as PyTorch's do; the timm ones pad by the size of the image, or cast.
 PLAIN_LAYERS = ("torch.nn.modules.", "timm.layers.conv2d_same", "timm.layers.linear")
 IN_PLACE = frozenset("iadd isub imul itruediv".split())
-ZEROS = frozenset("zeros newzeros zeroslike".split())
-REDUCTIONS = frozenset("mean sum amax amin".split())
+ZEROS = frozenset("zeros newzeros".split())
+REDUCTIONS = frozenset("mean sum amax amin max min prod".split())
 JOINS = frozenset("cat concat concatenate".split())
-MOVES = frozenset("flatten squeeze unsqueeze permute transpose identity clone contiguous detach size dim".split())
-MOVES_BY_WIDTH = frozenset("view reshape chunk split getitem channelshuffle pixelshuffle pixelunshuffle".split())
+MOVES = frozenset("flatten squeeze unsqueeze permute transpose movedim flip identity clone contiguous detach dim".split())
+VIEWS = frozenset("view reshape".split())
+MOVES_BY_WIDTH = frozenset("chunk split channelshuffle pixelshuffle pixelunshuffle".split())
+# They may use numbers that follow the width, each in its own way.
+SIZED = VIEWS | ZEROS | {"expand"}
 
 
 def tensors_in(found: Any) -> list[Tensor]:
@@ -50,12 +65,6 @@ def pads_with_own(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return mode != "constant" or not kwargs.get("value", args[3] if len(args) > 3 else 0)
 
 
-def leaves_channels(index: Any) -> bool:
-    """True where x[index] takes all channels: x[:, :, ::2], or an item of a tuple or size."""
-    return isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
-
-
-def flattens(kind: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
-    """True where a view keeps the images and leaves the rest to be worked out: x.view(n, -1)."""
-    sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
-    return kind in ("view", "reshape") and len(shape) == 2 and len(sizes) == 2 and sizes[1] == -1
+def numbers_in(found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sizes however they were passed: one by one, or as one tuple."""
+    return tuple(found[0]) if len(found) == 1 and isinstance(found[0], tuple | list) else found

@@ -18,7 +18,7 @@ class Record:
         united: pairs of ids whose channels stay or go together.
         fixed: id -> why its channel may not go.
         writes: layer -> the ids of its filters.
-        reads: module -> the ids of its input channels.
+        reads: module, or parameter with a number for every channel -> the ids of those channels.
         convolutions: those among the layers that write, in order of execution.
         grouped: grouped convolution -> its number of groups.
         unlinked: tensors that share no memory any more although their originals are views of one another.
@@ -77,9 +77,17 @@ class Record:
         """These channels are the inputs of a module; those of several uses are united, place by place."""
         self._own(name, module, ids)
         if name in self.reads:
-            self.unite(self.reads[name], ids)
+            before, ids = self.reads[name], ids.abs()
+            self.fix(before[ids == 0], ids[before == 0], reason=f"reaches {name}, which reads zeros in its place elsewhere")
+            self.unite(before, ids)
         else:
             self.reads[name] = ids.abs()
+
+    def parameter(self, name: str, value: Tensor) -> Ids:
+        """The ids of a parameter or buffer with a number for every channel, which goes with the channels that it meets."""
+        if name not in self.reads:
+            self.reads[name] = self._new(value.numel())
+        return self.reads[name].reshape(value.shape)
 
     def _new(self, width: int) -> Ids:
         self.n_ids += width

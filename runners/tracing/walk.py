@@ -19,6 +19,11 @@ def modules_by_name(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def attribute(network: nn.Module, name: str) -> Any:
+    """A parameter, buffer, constant or module by its dotted name."""
+    return reduce(getattr, name.split("."), network)
+
+
 class Walk:
     """The forward pass of a graph; subclasses say what a node gives. As fx.Interpreter, without its cost per node.
 
@@ -60,7 +65,7 @@ class Walk:
 
     def attribute(self, name: str) -> Any:
         """A parameter, buffer or constant of the network by its dotted name."""
-        return reduce(getattr, name.split("."), self.network)
+        return attribute(self.network, name)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The output of a module."""

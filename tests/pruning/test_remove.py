@@ -1,5 +1,6 @@
 """Removing filters for good computes what zeroing them computes, or is refused."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -12,7 +13,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torchvision.ops import FrozenBatchNorm2d
 
 from exactness import assert_removed_is_masked, difference, half_of_ranked, images, output, randomised, share_of_free_groups
 from models.cifar_resnet import cifar_resnet
@@ -20,13 +23,13 @@ from runners.measuring.cost import cost
 from runners.process.errors import ConfigError
 from runners.pruning.remove import mask, remove
 from runners.tracing.channels import Removed, trace_channels
-from support import check_line, names
+from support import check_line, names, raises_line
 
 
 class Net(nn.Module):
     """Layers and what to do with them."""
 
-    def __init__(self, body: Callable[[Any, Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
+    def __init__(self, body: Callable[[Any, Tensor], Any], **layers: nn.Module | Tensor) -> None:
         super().__init__()
         self.body = body
         for name, layer in layers.items():
@@ -40,7 +43,7 @@ def conv(inputs: int, outputs: int, **kwargs: Any) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, **kwargs)
 
 
-def plain(middle: Callable[[Any, Tensor], Any], *, width: int = 6, **layers: nn.Module | nn.Parameter) -> Net:
+def plain(middle: Callable[[Any, Tensor], Any], *, width: int = 6, **layers: nn.Module | Tensor) -> Net:
     """conv a (6 filters), `middle`, conv b reading `width` channels, mean, linear layer."""
     return Net(
         lambda m, x: m.head(m.b(middle(m, m.a(x))).mean((2, 3))),
@@ -80,12 +83,42 @@ def one_weight_twice() -> Net:
     return network
 
 
+def senet(m: Any, x: Tensor) -> Tensor:
+    n, c, _, _ = x.size()
+    return x * torch.sigmoid(m.fc(F.adaptive_avg_pool2d(x, 1).view(n, c))).view(n, c, 1, 1)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    return F.max_pool3d(x.unsqueeze(1), (3, 1, 1), 1, (1, 0, 0)).squeeze(1)
+
+
+def gate_of_neighbours(m: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(F.avg_pool1d(x.mean((2, 3)).unsqueeze(1), 3, 1, 1)).squeeze(1)[:, :, None, None]
+
+
+def recurrent(m: Any, x: Tensor) -> Tensor:
+    state = m.f(F.pad(x, (0, 0, 0, 0, 0, 8)))
+    return m.f(torch.cat([x, state], 1))
+
+
+def unpooled(m: Any, x: Tensor) -> Tensor:
+    pooled, places = m.pool(x)
+    return m.back(m.c(pooled), places)
+
+
+def in_training(m: Any, x: Tensor) -> Any:
+    features = m.a(x)
+    found = m.head(m.b(features).mean((2, 3)))
+    return (found, m.aux_head(m.aux_bn(m.aux(features)).mean((2, 3)))) if m.training else found
+
+
 WIDTH = "which depends on the width"
+COUNTED = "is counted for "
 NUMBER = "reaches b as a number other than zero"
 TIED = "tied to "
 UNEVEN = "is read or written unevenly by the groups of "
 # name -> (network, what stands in the way of each convolution; "" is nothing)
-SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
+SMALL: dict[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     "plain": (lambda: plain(lambda m, x: torch.relu(x)), {"a": "", "b": ""}),
     "bias without BatchNorm": (lambda: plain(lambda m, x: F.gelu(x), a=conv(3, 6, bias=True)), {"a": "", "b": ""}),
     "BatchNorm": (lambda: plain(lambda m, x: m.bn(x).relu(), bn=nn.BatchNorm2d(6)), {"a": "", "b": ""}),
@@ -149,7 +182,7 @@ SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     ),
     "a parameter added": (
         lambda: plain(lambda m, x: x + m.shift, shift=nn.Parameter(torch.randn(6, 1, 1))),
-        {"a": "a parameter of the network", "b": ""},
+        {"a": "", "b": ""},
     ),
     "scaled and divided": (lambda: plain(lambda m, x: 3 * x / 2), {"a": "", "b": ""}),
     "divided by": (lambda: plain(lambda m, x: 1 / (x + 9)), {"a": "passes truediv", "b": ""}),
@@ -260,6 +293,112 @@ SMALL: Mapping[str, tuple[Callable[[], Net], Mapping[str, str]]] = {
     ),
 }
 
+# From public bug reports: numbers of channels, zeros, windows over channels, branches of training.
+SMALL |= {
+    "scaled by the number of channels": (lambda: plain(lambda m, x: x * x.shape[1] ** -0.5), {"a": COUNTED + "mul", "b": ""}),
+    "zeros like it": (lambda: plain(lambda m, x: torch.cat([x, torch.zeros_like(x)], 1), width=12), {"a": "", "b": ""}),
+    "zeros of its shape": (lambda: plain(lambda m, x: torch.cat([x, x.new_zeros(x.shape)], 1), width=12), {"a": "", "b": ""}),
+    "numbers like it": (lambda: plain(lambda m, x: torch.cat([x, torch.ones_like(x)], 1), width=12), {"a": NUMBER, "b": ""}),
+    "padded up to a width": (
+        lambda: plain(lambda m, x: m.c(x) + F.pad(x, (0, 0, 0, 0, 0, 12 - x.size(1))), width=12, c=conv(6, 12)),
+        {"a": COUNTED + "pad", "b": ""} | {"c": "meets the zero channels"},
+    ),
+    "number of channels compared": (lambda: plain(lambda m, x: x * (x.shape[1] == 6)), {"a": COUNTED + "eq", "b": ""}),
+    "zeros first, filters then": (
+        lambda: plain(recurrent, width=8, f=conv(14, 8)),
+        {"a": "", "f": "which reads zeros in its place elsewhere", "b": ""},
+    ),
+    "filters first, zeros then": (
+        lambda: plain(lambda m, x: m.f(x) + m.f(F.pad(m.d(x), (0, 0, 0, 0, 0, 2))), width=5, d=conv(6, 4), f=conv(6, 5)),
+        {"a": "which reads zeros in its place elsewhere", "d": TIED + "a", "f": "", "b": ""},
+    ),
+    "largest of neighbours": (lambda: plain(lambda m, x: neighbours(x)), {"a": "passes max_pool3d", "b": ""}),
+    "gate of neighbours": (lambda: plain(gate_of_neighbours), {"a": "passes avg_pool1d", "b": ""}),
+    "local response norm": (
+        lambda: plain(lambda m, x: F.local_response_norm(x, 3)),
+        {"a": "passes local_response_norm", "b": ""},
+    ),
+    "local response norm by hand": (
+        lambda: plain(lambda m, x: x * F.avg_pool3d(x.pow(2)[:, None], (3, 1, 1), 1, (1, 0, 0)).squeeze(1).add(1).pow(-0.75)),
+        {"a": "passes avg_pool3d", "b": ""},
+    ),
+    "head of training": (
+        lambda: Net(
+            in_training,
+            **{"a": conv(3, 6), "b": conv(6, 4), "head": nn.Linear(4, 2)},
+            **{"aux": conv(6, 5), "aux_bn": nn.BatchNorm2d(5), "aux_head": nn.Linear(5, 2)},
+        ),
+        {"a": "", "b": ""},
+    ),
+    "pooling with places": (
+        lambda: plain(unpooled, pool=nn.MaxPool2d(2, return_indices=True), back=nn.MaxUnpool2d(2), c=conv(6, 6)),
+        {"a": "passes back", "c": "passes back", "b": ""},
+    ),
+    "some channels": (
+        lambda: plain(lambda m, x: x[:, m.kept], width=4, kept=nn.Buffer(torch.tensor([0, 2, 3, 5]))),
+        {"a": "passes getitem", "b": ""},
+    ),
+    "one channel for all": (
+        lambda: plain(lambda m, x: x * torch.sigmoid(m.c(x)), c=conv(6, 1)),
+        {"a": "", "c": "meets all channels at once", "b": ""},
+    ),
+    "one channel repeated": (
+        lambda: plain(lambda m, x: x * torch.sigmoid(m.c(x)).expand_as(x), c=conv(6, 1)),
+        {"a": "", "c": "is repeated by expand_as", "b": ""},
+    ),
+    "one channel added": (lambda: plain(lambda m, x: x + m.c(x), c=conv(6, 1)), {"a": NUMBER, "c": "meets all", "b": ""}),
+    "SENet": (
+        lambda: plain(senet, fc=nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6))),
+        {"a": TIED + "fc.2", "b": ""},
+    ),
+    "gate repeated": (
+        lambda: plain(lambda m, x: x * m.c(x.mean((2, 3), keepdim=True)).expand_as(x), c=nn.Conv2d(6, 6, 1)),
+        {"a": TIED + "c", "c": TIED + "a", "b": ""},
+    ),
+    "clamped to a number": (lambda: plain(lambda m, x: x.clamp(min=0.5)), {"a": NUMBER, "b": ""}),
+    "to the power of nothing": (lambda: plain(lambda m, x: x**0), {"a": NUMBER, "b": ""}),
+    "pixels of ones around": (lambda: plain(lambda m, x: F.pad(x, (1, 1, 1, 1), value=1.0)), {"a": NUMBER, "b": ""}),
+    "group norm": (lambda: plain(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)), {"a": "mixes channels", "b": ""}),
+}
+# What treats every channel alone stands in nobody's way.
+ALONE: Mapping[str, Callable[[], Net]] = {
+    "FrozenBatchNorm": lambda: plain(lambda m, x: m.norm(x), norm=FrozenBatchNorm2d(6)),
+    "InstanceNorm": lambda: plain(lambda m, x: m.norm(x), norm=nn.InstanceNorm2d(6)),
+    "InstanceNorm with affine": lambda: plain(lambda m, x: m.norm(x), norm=nn.InstanceNorm2d(6, affine=True)),
+    "layer scale": lambda: plain(lambda m, x: x * m.scale, scale=nn.Parameter(torch.rand(1, 6, 1, 1))),
+    "view with the rest open": lambda: plain(lambda m, x: x.view(x.size(0), x.size(1), -1).mean(2)[:, :, None, None]),
+    "flattened by its sizes": lambda: Net(
+        lambda m, x: m.head((y := m.a(x)).view(y.shape[0], y.shape[1] * y.shape[2] * y.shape[3])),
+        a=conv(3, 6),
+        head=nn.Linear(6 * 64, 2),
+    ),
+    "clamp": lambda: plain(lambda m, x: x.clamp(0, 6)),
+    "Hardtanh": lambda: plain(lambda m, x: m.act(x), act=nn.Hardtanh()),
+    "cast": lambda: plain(lambda m, x: x.to(x.dtype).type_as(x).float().to(x.dtype)),
+    "power": lambda: plain(lambda m, x: x.pow(2)),
+    "where": lambda: plain(lambda m, x: torch.where(x > 0, x, 0.1 * x)),
+    "zeros around pixels": lambda: plain(lambda m, x: F.pad(x, (1, 1, 1, 1))),
+    "every second pixel": lambda: plain(lambda m, x: x[..., ::2]),
+    "flip of pixels": lambda: plain(lambda m, x: x.flip(3)),
+    "maximum over pixels": lambda: plain(lambda m, x: x.max(3)[0].unsqueeze(3)),
+    "resized": lambda: plain(lambda m, x: m.up(x), up=nn.UpsamplingBilinear2d(scale_factor=2)),
+    "reflected": lambda: plain(lambda m, x: m.zeros(m.pad(x)), pad=nn.ReflectionPad2d(1), zeros=nn.ZeroPad2d(1)),
+    **{
+        type(act).__name__: lambda act=act: plain(lambda m, x: m.act(x), act=act)
+        for act in (
+            nn.LeakyReLU(),
+            nn.PReLU(6),
+            nn.RReLU(),
+            nn.Softshrink(),
+            nn.Tanhshrink(),
+            nn.Mish(),
+            nn.CELU(),
+            nn.Threshold(0.1, 0),
+        )
+    },
+}
+SMALL |= {name: (build, {"a": ""} if name.startswith("flattened") else {"a": "", "b": ""}) for name, build in ALONE.items()}
+
 # Rarer, and easily got wrong: each must be refused or exact; no claim which.
 REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
     "constant channels": lambda: plain(lambda m, x: F.pad(x, (0, 0, 0, 0, 0, 1), value=4.0), width=7),
@@ -335,6 +474,43 @@ def test_small_networks_free_what_they_should_and_removed_is_masked(name: str) -
         found = [channels.obstacle(layer), *(channels.fixed.get(int(group), "") for group in channels.writes[layer])]
         assert any(reason in text for text in found) if reason else not any(found), layer
     assert_removed_is_masked(network, 8, (torch.float64, torch.float32))
+
+
+def test_what_runs_in_training_alone_goes_along() -> None:
+    network = SMALL["head of training"][0]().eval()
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    assert channels.only_training == {"aux", "aux_head"} and channels.linear == ("head",) and not network.training
+    smaller, masked = (change(network, channels, {"a": [1, 4]}).train() for change in (remove, mask))
+    assert smaller.get_submodule("aux").in_channels == 4 and smaller.get_submodule("aux").out_channels == 5
+    with torch.no_grad():
+        for got, expected in zip(smaller(images(8).float()), masked(images(8).float()), strict=True):
+            assert difference(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("change", [remove, mask])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda layer: prune.l1_unstructured(layer, "weight", 0.3), weight_norm, spectral_norm],
+    ids=["mask", "norm", "spectral"],
+)
+def test_a_neighbour_whose_weights_are_computed_is_copied(
+    change: Callable[..., nn.Module], wrap: Callable[..., nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(conv(3, 8), wrap(conv(8, 8)), conv(8, 6), nn.ReLU(), conv(6, 3)).eval()
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    assert change(network, channels, {"2": [0]})(images(8).float()).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("removed", "told"), [({"1.convv": [0]}, ("1.conv",)), ({"0": [99]}, (0, 99, 5)), ({"0": [-1]}, (-1, 5))]
+)
+def test_what_the_network_has_not_cannot_go(removed: Removed, told: tuple[object, ...]) -> None:
+    network = nn.Sequential(OrderedDict({"0": conv(3, 6), "1": nn.Sequential(OrderedDict(conv=conv(6, 3)))}))
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    for change in (remove, mask):
+        with raises_line(ConfigError, *told):
+            change(network, channels, removed)
 
 
 @pytest.mark.parametrize("name", REFUSED_OR_EXACT)
