@@ -10,8 +10,9 @@ from typing import Any, cast
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
+from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
@@ -67,7 +68,7 @@ class Built:
     @property
     def columns(self) -> dict[str, Any]:
         """Columns that are true of every row of this run: names of the parts that were built."""
-        names = {"model": self.has("model"), "dataset": self.has("splits")}
+        names = {"model": self.has("model"), "dataset": self.has("splits") or self.has("example")}
         found = {name: self.values["names"][name] for name, built in names.items() if built}
         return found | ({"seed": self.values["seed"]} if found or self.has("seed") else {})
 
@@ -101,6 +102,14 @@ class Built:
             f"images of {size}; {self.values['dataset']['about']}"
         )
         return found.to(device)
+
+    @cached_property
+    def example(self) -> Float[Tensor, "1 channels h w"]:
+        """One image, for tracing; only a data set whose YAML has no `image_size` is loaded for it, others give zeros."""
+        dataset = self.values["dataset"]
+        if "image_size" not in dataset:
+            return self.splits.example
+        return torch.zeros(1, dataset["channels"], dataset["image_size"], dataset["image_size"], device=self.device)
 
     @cached_property
     def data(self) -> str:
