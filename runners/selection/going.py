@@ -49,13 +49,19 @@ def units_to_go(plan: Plan, scores: UnitScores) -> tuple[Whole, Whole]:
         wanted = np.flatnonzero(steps.place < plan.counts[steps.family])
         return steps.of(wanted), steps.of(_above_floor(plan, steps, wanted))
     order = _pooled(plan, steps)
-    filters, sizes = _saved_by(plan, steps, order)(len(order)), plan.channels.sizes
-    whole = {"filters": filters, "params": sizes.params, "macs": sizes.macs}[plan.rule.ratio_of]
+    whole = whole_of(plan, steps)
     allowed, wanted = (
-        which[: affordable(_saved_by(plan, steps, which), len(which), whole, plan.rule)]
+        which[: affordable(saved_by(plan, steps, which), len(which), whole, plan.rule)]
         for which in (_above_floor(plan, steps, order), order)
     )
     return steps.of(wanted), steps.of(allowed)
+
+
+def whole_of(plan: Plan, steps: Steps) -> int:
+    """The number of which the ratio is a share: filters that can go, or the network's parameters or multiply-adds."""
+    if plan.rule.ratio_of == "filters":
+        return saved_by(plan, steps, np.arange(len(steps.family)))(len(steps.family))
+    return {"params": plan.channels.sizes.params, "macs": plan.channels.sizes.macs}[plan.rule.ratio_of]
 
 
 def exact_sums(values: Float64[np.ndarray, " n"], starts: Int64[np.ndarray, " rows+1"]) -> Float64[np.ndarray, " rows"]:
@@ -136,7 +142,7 @@ def _layers(units: Units, steps: Steps, order: Whole) -> tuple[Whole, Whole]:
     return units.layer[filters], np.diff(ends)
 
 
-def _saved_by(plan: Plan, steps: Steps, order: Whole) -> Callable[[int], int]:
+def saved_by(plan: Plan, steps: Steps, order: Whole) -> Callable[[int], int]:
     """A function of n: filters of convolutions, parameters or multiply-adds that the network loses with the first n steps."""
     if plan.costs is None:
         layers, sizes = _layers(plan.units, steps, order)

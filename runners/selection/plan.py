@@ -9,8 +9,9 @@ import numpy as np
 from runners.process.errors import ConfigError
 from runners.selection.draft import Plan, draft, pooled
 from runners.selection.going import units_to_go
+from runners.selection.reasons import few_ranked, no_layer_ranked, none_goes
 from runners.selection.rule import Rule, is_pattern, matching, num_removed
-from runners.selection.units import Units, units_of, why_not
+from runners.selection.units import Units, units_of
 from runners.tracing.channels import Channels
 
 log = logging.getLogger(__name__)
@@ -24,18 +25,13 @@ def plan(channels: Channels, rule: Rule) -> Plan:
     """
     units = units_of(channels, rule)
     if not units.families:
-        layers = channels.convolutions
-        why = f"{layers[0]} {why_not(channels, rule, layers[0])}" if layers else "it has none"
-        raise ConfigError(
-            f"no convolution of this network can lose filters ({why}); at least one must be free to shrink; choose another "
-            "model, coupled=group, coupled=mask, or runner=score_only"
-        )
+        raise ConfigError(no_layer_ranked(channels, rule))
     _check_shares(channels, rule, units)
     found = draft(channels, rule, units)
     if found.costs is not None:
         units_to_go(found, np.zeros(len(found.units.group)))
-    if hint := _hint(channels, rule, units):
-        log.info(hint)
+    for line in [*few_ranked(channels, rule, units), *none_goes(found)]:
+        log.info(line)
     return found
 
 
@@ -72,12 +68,3 @@ def _check_shares(channels: Channels, rule: Rule, units: Units) -> None:
                     f"({channels.obstacle(layer)}); only ranked layers lose filters; leave it out, or try coupled=group "
                     "or coupled=mask"
                 )
-
-
-def _hint(channels: Channels, rule: Rule, units: Units) -> str:
-    """A line for networks of which `coupled=skip` ranks less than half and `coupled=group` more; empty for others."""
-    ranked, total = len(units.ranked), len(channels.convolutions)
-    if rule.coupled != "skip" or 2 * ranked >= total:
-        return ""
-    more = len(units_of(channels, replace(rule, coupled="group")).ranked)
-    return f"coupled=skip ranks {ranked} of {total} layers; coupled=group would rank {more}" if more > ranked else ""

@@ -111,7 +111,7 @@ def matching(key: str | int, convolutions: Sequence[str], option: str) -> list[s
         raise ConfigError(
             f"{option} names layer {name!r}, which this network has not; it has {len(convolutions)} convolutions"
             f"{f', {convolutions[0]} (1) to {convolutions[-1]}' if convolutions else ''}; "
-            + (f"did you mean {near[0]}?" if near else "a preset fits one network only; see runner=score_only's scores.csv")
+            + (f"did you mean {near[0]}?" if near else "a preset fits one network only; runner=layers lists them")
         )
     return found
 

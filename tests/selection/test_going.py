@@ -322,7 +322,7 @@ def test_start_layer_and_skip_leave_the_pool() -> None:
         # Half of the eight filters that are ranked, not of twelve; c has the lowest scores and keeps one.
         assert found["removed"].tolist() == ["", "0", "0 1 2"] and list(found["floor_hit"]) == [False, False, True]
     assert found["note"].tolist() == ["skipped", "", ""]
-    with raises_line(ConfigError, "a skipped"):
+    with raises_line(ConfigError, "3 like a", "skipped"):
         plan(loose(layers), Rule(0.5, skip=["*"]))
 
 

@@ -259,7 +259,7 @@ def test_tied_and_fixed_layers_lose_nothing_and_say_why() -> None:
     assert dict(found["removed"]) == {"stem": "", "sum": "", "free": "3 2", "twice": "", "last": ""}
     plan(channels, Rule(ratio=0.5))
     stuck = Channels({"stem": writes["stem"], "sum": writes["sum"]}, {}, {}, ("stem", "sum"))
-    with raises_line(ConfigError, "stem tied to sum"):
+    with raises_line(ConfigError, "2 like stem", "tied to sum"):
         plan(stuck, Rule(ratio=0.5))
     assert set(select(table(layers), "l1", stuck, Rule(ratio=0.5))["removed"]) == {""}
 
