@@ -3,7 +3,7 @@
 from runners.storage.keys import RULE, Stage
 
 DATASET = Stage("dataset", 1, options=("dataset",), contents=("data",))
-GIVEN = Stage("given", 1, options=("model", "weights"))
+GIVEN = Stage("given", 1, options=("model", "weights", "weights_set"))
 TRAINED = Stage(
     "trained",
     1,

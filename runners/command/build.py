@@ -12,7 +12,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
-from runners.process.errors import ConfigError
+from runners.process.errors import ConfigError, plain
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
 from runners.pruning.saved import save_pruned
@@ -71,6 +71,8 @@ def _arguments(runner: Callable[..., Results], values: Mapping[str, Any], built:
 def _facts(built: Built) -> dict[str, Any]:
     """Facts about the parts that were built; a run that stored nothing has no keys."""
     found: dict[str, Any] = {"seed": built.values["seed"], "keys": {}, "reused": [], "seconds": {}}
+    if built.taken:
+        found["weights_set"] = plain(built.taken.name) or None
     if built.has("engine"):
         found["precision"] = built.engine.arithmetic
     if built.has("stages"):

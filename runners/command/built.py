@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
-from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
+from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory, plain
 from runners.process.redaction import redacted
 from runners.pruning.saved import in_parts
 from runners.scoring.score import Ranking, check_criteria
@@ -27,7 +27,7 @@ from runners.storage import folder as run_folder
 from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages, Watch, unwatched
 from runners.storage.store import Store
-from runners.storage.weights import load_weights
+from runners.storage.weights import Taken, load_weights, told
 from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
@@ -46,6 +46,7 @@ class Built:
 
     def __init__(self, config: DictConfig, values: Mapping[str, Any], folder: Path) -> None:
         self.config, self.values, self.folder = config, values, folder
+        self.taken: Taken | None = None  # of the file of given weights
         take_threads(values["threads"], run_folder.begun_threads(folder, keys.run_name(values)))
         _prepare_torch()
 
@@ -122,7 +123,9 @@ class Built:
         torch.manual_seed(self.values["seed"])
         network = self._network()
         if self.weights:
-            load_weights(network, self.weights)
+            self.taken = load_weights(network, self.weights, self.values["weights_set"])
+            for line in told(self.taken):
+                log.info(plain(f"weights={redacted(str(self.weights))}: {line}"))
         return network
 
     def _network(self) -> nn.Module:

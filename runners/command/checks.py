@@ -48,6 +48,11 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         "optimizer.lr and optimizer.weight_decay cannot be used; they belong to the recipe",
         "try recipe.lr=0.1 recipe.weight_decay=1e-4",
     ),
+    (
+        lambda config: config["weights_set"] is not None and config["weights"] is None,
+        "weights_set without weights cannot be used; it names a set of weights in a file",
+        "try weights=FILE, or leave weights_set out",
+    ),
 )
 
 

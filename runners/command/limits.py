@@ -33,6 +33,7 @@ class TopLevel:
     precision: Literal["auto", "fp32", "bf16"]
     score_batch_size: Annotated[int, Ge(1)]
     weights: Annotated[str | None, doc("a file, or null to train (an unset shell variable is neither)")]
+    weights_set: Annotated[str | None, doc("the name of a set of weights in the file, as ema, or null for the plain weights")]
     data_root: Annotated[str | None, doc("a folder, or null to download")]
     device: Annotated[str, re.compile(r"auto|cpu|cuda(:\d+)?"), doc("auto, cpu, cuda or cuda:0, cuda:1, ...")]
     cuda_graph: Literal["auto", False]

@@ -42,6 +42,7 @@ NO_EFFECT: Mapping[str, Any] = {
     "coupled": "skip",
     "compile": False,
     "after": "finetune",
+    "weights_set": None,
 }
 
 

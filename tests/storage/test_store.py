@@ -294,6 +294,18 @@ def test_given_weights_count_by_content_and_their_recipe_does_not(tmp_path: Path
     assert keys(one, recipe__lr=9)["tuned"] == keys(one)["tuned"] != keys(one, seed=9)["tuned"]
 
 
+def test_a_set_of_weights_counts_where_one_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "a.th"
+    path.write_bytes(b"weights")
+    # A config from before there was the option, and one with its default.
+    first, default, ema, swa = (
+        changed(weights=str(path), **chosen) for chosen in ({}, *({"weights_set": name} for name in (None, "ema", "swa")))
+    )
+    assert chain(first, "data") == chain(default, "data") and run_name(first) == run_name(default)
+    assert len({chain(each, "data")[name] for each in (first, ema, swa) for name in ("trained", "scores", "tuned")}) == 9
+    assert len({run_name(each) for each in (first, ema, swa)}) == 3
+
+
 KEY = "ab" + "0" * 30
 
 
