@@ -20,7 +20,6 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
 
     Raises:
         ConfigError: an unknown flag, a flag that reads a pickle, or an override that `check_overrides` refuses.
-        CompactHydraException: an override that is none.
     """
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
     plain = [argument[1:] if re.match(r"\+(experiment|preset|model/\w+)=", argument) else argument for argument in arguments]
@@ -38,7 +37,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     """Refuses names.*, most of Hydra's own options, and choices that are no plain names (`criterion=../../x`, `=null`).
 
     Raises:
-        ConfigError: the first such argument.
+        ConfigError: the first such argument, or one that is no override.
     """
     for argument in arguments:
         override = parsed([argument])[0]

@@ -74,11 +74,10 @@ def explain(error: Exception) -> str:
             return f"{given} replaces nothing that is there; a further one is added with +; try +{given}=NAME"
         return _no_option(given, _known_keys(sys.argv[1:]))
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found.group(1)} is a list; one value is allowed here; write 0.5 for 0,5, or add --multirun to run every value"
-    if found := re.search(r"LexerNoViableAltException: ([^=\s]+)=(.*)", text):
-        key, value = found.groups()
-        advice = f"overrides look like key=value, and unusual characters stand in quotes; try \"{key}='{value}'\""
-        return f"{key}={value} cannot be read; {advice}"
+        given = found.group(1)
+        key, _, value = given.partition("=")
+        way_out = f"write 0.5 for 0,5, \"{key}='{value}'\" for text, or add --multirun to run every value"
+        return f"{given} is a list; one value is allowed here; {way_out}"
     return f"{first_line(error)}; overrides look like key=value; --help shows examples"
 
 

@@ -3,6 +3,7 @@
 Hydra documents no way to read a command line as it does, to list the jobs of a grid, or to compose many configs quickly.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -15,7 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+
+from runners.process.errors import ConfigError
 
 Overrides = tuple[str, ...]
 
@@ -29,10 +33,35 @@ def flags(arguments: Sequence[str], refuse: Callable[[str], NoReturn] | None = N
 
 
 def parsed(arguments: Iterable[str]) -> list[Override]:
-    """Overrides as Hydra reads them; inside a run also its own functions."""
+    """Overrides as Hydra reads them; inside a run also its own functions.
+
+    Raises:
+        ConfigError: the first argument that is none, with the quotes that make it one.
+    """
     hydra = GlobalHydra.instance()
-    loader = hydra.config_loader() if hydra.is_initialized() else None
-    return OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    parser = OverridesParser.create(config_loader=hydra.config_loader() if hydra.is_initialized() else None)
+    found: list[Override] = []
+    for argument in arguments:
+        try:
+            found += parser.parse_overrides([argument])
+        except OverrideParseException as error:
+            raise ConfigError(_unreadable(argument, str(error))) from error
+    return found
+
+
+def _unreadable(argument: str, reason: str) -> str:
+    """A wrong override as one line; Hydra's own message names neither the argument nor, mostly, what is wrong with it."""
+    key, sign, value = argument.partition("=")
+    if not sign or not re.fullmatch(r"[+~]*[\w.@/:$-]+", key):
+        return f"{argument} sets nothing; overrides look like key=value; --help shows examples"
+    if value.startswith(("[", "{")):
+        advice = "overrides look like key=value, lists like [1,2], mappings like {a: 1}; close the bracket"
+    else:
+        # Within '...' Hydra reads \' as ', and within "..." the shell reads \" as ".
+        quoted = re.sub(r'(["$`])', r"\\\1", value.replace("'", r"\'"))
+        advice = f"overrides look like key=value, and text with signs such as = ( # stands in quotes; try \"{key}='{quoted}'\""
+    because = re.search(r"Unknown function '\w+'|at input '.*'", reason)
+    return f"{argument} cannot be read{f' ({because[0]})' if because else ''}; {advice}"
 
 
 def chosen_names(override: Override) -> list[str]:

@@ -1,6 +1,7 @@
 """Undocumented behaviour of Hydra 1.3 that is relied on, in one file and no other."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from runners.process.errors import ConfigError
 from runners.process.hydra_private import chosen_names, composer, flags, parsed, unfolded, written
-from support import ROOT
+from support import ROOT, raises_line
 
 PRIVATE = re.compile(
     r"hydra\._internal|hydra\.core\.(override_parser|config_loader)|\b_get_node\b|get_args_parser|BasicSweeper"
@@ -39,6 +41,30 @@ def test_overrides_have_keys_packages_and_values() -> None:
     assert (group.key_or_group, group.package, chosen_names(group)) == ("recipe", "finetune", ["digits"])
     assert deleted.is_delete() and plain.is_add() and not sweep.is_add()
     assert chosen_names(sweep) == ["b", "c"] and plain.value() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("runs/epoch=9-step=10.pth", "runs/a(1).pth", "runs/a#b.pth", "a[1]", "a{b}", "a,b(", "a&b", "a;b", "it's", "f(x)"),
+        *('say "x"', "'a"),
+    ],
+)
+@pytest.mark.parametrize("key", ["weights", "data_root", "outputs", "store", "+model.x", "hydra.run.dir"])
+def test_text_with_signs_is_named_with_the_quotes_that_it_needs(key: str, value: str) -> None:
+    with raises_line(ConfigError, f"{key}={value}", "quotes") as caught:
+        parsed(["seed=1", f"{key}={value}"])
+    [given] = shlex.split(str(caught.value).rpartition("; try ")[2])
+    assert parsed([given])[0].value() == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "tokens"),
+    [("foo", ("foo", "key=value", "--help")), ("ratio=[0.5", ("ratio=[0.5", "bracket")), ("a(b=3", ("a(b=3", "key=value"))],
+)
+def test_an_argument_that_sets_nothing_is_named(argument: str, tokens: tuple[str, ...]) -> None:
+    with raises_line(ConfigError, *tokens):
+        parsed([argument])
 
 
 def test_a_grid_is_every_combination_the_last_option_fastest() -> None:
