@@ -56,7 +56,7 @@ def varies(x: Ids, dim: int) -> bool:
 
 def along(x: Ids, dim: int) -> Ids:
     """The channels along a dimension, at the first place of all others."""
-    return x.movedim(dim, 0).flatten(1)[:, 0]
+    return x.movedim(dim, 0).reshape(x.shape[dim], -1)[:, 0]
 
 
 def sizes_of(x: Ids) -> tuple[int, ...]:

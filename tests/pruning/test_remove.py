@@ -22,6 +22,7 @@ from models.cifar_resnet import cifar_resnet
 from runners.measuring.cost import cost
 from runners.process.errors import ConfigError
 from runners.pruning.remove import mask, remove
+from runners.selection.afford import costs_of
 from runners.tracing.channels import Removed, trace_channels
 from support import check_line, names, raises_line
 
@@ -474,6 +475,21 @@ def test_small_networks_free_what_they_should_and_removed_is_masked(name: str) -
         found = [channels.obstacle(layer), *(channels.fixed.get(int(group), "") for group in channels.writes[layer])]
         assert any(reason in text for text in found) if reason else not any(found), layer
     assert_removed_is_masked(network, 8, (torch.float64, torch.float32))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_parameters_that_go_are_those_that_a_budget_counts(name: str) -> None:
+    network = SMALL[name][0]().eval()
+    channels = trace_channels(network, images(8, torch.float32, n=1))
+    removed = share_of_free_groups(channels)
+    every = [*channels.writes.values(), *channels.reads.values()]
+    stays = np.ones(1 + max(int(groups.max()) for groups in every), dtype=bool)
+    costs = costs_of(channels)
+    whole = costs.left(stays, "params")
+    for layer, filters in removed.items():
+        stays[channels.writes[layer][filters]] = False
+    params = [sum(each.numel() for each in net.parameters()) for net in (network, remove(network, channels, removed))]
+    assert params[0] - params[1] == whole - costs.left(stays, "params")
 
 
 def test_what_runs_in_training_alone_goes_along() -> None:
