@@ -3,22 +3,32 @@
 These names and their signatures stay as they are; everything else in the project may move.
 """
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import pandas as pd
+import torch
 from hydra.utils import instantiate
+from jaxtyping import Float
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from analysis.applicability import applicability
 from analysis.similarity import pooled_spearman, spearman
 from criteria.criterion import Criterion
 from runners.data.resident import Images
-from runners.pruning.prune import prune
-from runners.pruning.remove import mask, remove
+from runners.data.source import Source
+from runners.process.errors import ConfigError
+from runners.pruning import proof as proving
+from runners.pruning import prune as pruning
+from runners.pruning import remove as removing
+from runners.pruning.remove import mask
 from runners.pruning.saved import Pruned, load_pruned, save_pruned
 from runners.scoring.score import Ranking, score
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters, select
-from runners.tracing.channels import Channels, trace_channels
+from runners.tracing import channels as tracing
+from runners.tracing.channels import Channels, Removed
 
 __all__ = [
     "Channels",
@@ -59,3 +69,69 @@ def criteria(*names: str, seed: int = 0) -> dict[str, Ranking]:
     files = {name: OmegaConf.load(CRITERIA / f"{name}.yaml") for name in names or known}
     whole = OmegaConf.create({"seed": seed, **files})
     return {name: instantiate(whole[name], _convert_="object") for name in files}
+
+
+@dataclass(frozen=True)
+class Traced(Channels):
+    """Channels that know the shape of the image with which they were traced."""
+
+    image: tuple[int, ...] = ()
+
+
+def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
+    """Follows every channel of `network` from the filter that writes it to the modules that read it.
+
+    Raises:
+        ConfigError: the network cannot be traced; the message names the module and the reason.
+    """
+    found = tracing.trace_channels(network, example)
+    return Traced(**{field.name: getattr(found, field.name) for field in fields(found)}, image=tuple(example.shape[1:]))
+
+
+def remove(
+    network: nn.Module, channels: Channels, removed: Removed, *, images: Source | None = None, prove: bool = True
+) -> nn.Module:
+    """A smaller copy of `network`, without the filters `removed` (layer -> indices) and all that only served them.
+
+    It computes what `mask` computes, which is tried out unless `prove` is false: on the first of `images`, or on random
+    ones, in eval and in training mode. The network, its mode and all random generators stay as they are.
+
+    Raises:
+        ConfigError: a filter that may not go, filters tied to it that would stay, or a grouped convolution whose groups
+            would no longer be equal.
+        RemovalError: the smaller network computes something else; the message names the first layer where they part.
+    """
+    smaller = removing.remove(network, channels, removed)
+    if prove:
+        proving.prove(network, smaller, channels, removed, _shown(channels, images))
+    return smaller
+
+
+def prune(
+    network: nn.Module, channels: Channels, selection: pd.DataFrame, *, images: Source | None = None, prove: bool = True
+) -> nn.Module:
+    """A copy of `network` without the filters that `selection` removes, and with those it masks at zero.
+
+    Proven as by `remove`.
+
+    Raises:
+        ConfigError: filters that may not go.
+        RemovalError: as `remove`.
+    """
+    smaller = pruning.prune(network, channels, selection)
+    if prove:
+        whole = pruning.zeroed(network, channels, selection)
+        proving.prove(whole, smaller, channels, removed_filters(selection), _shown(channels, images))
+    return smaller
+
+
+def _shown(channels: Channels, images: Source | None) -> Float[Tensor, "images channels h w"]:
+    """The first of `images`, or random ones of the shape that was traced."""
+    if images is not None:
+        return proving.some_of(images)
+    if not isinstance(channels, Traced):
+        raise ConfigError(
+            "the shape of an image is not known, as these channels are not of prunescope.trace_channels; the proof of a "
+            "removal needs images; give images=..., or prove=False"
+        )
+    return torch.randn(proving.N_IMAGES, *channels.image, generator=torch.Generator().manual_seed(0))

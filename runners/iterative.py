@@ -13,7 +13,7 @@ from analysis.similarity import spearman
 from analysis.texts import accuracy_text, headline, selection_text, spearman_text
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
-from runners.pruning.prune import prune
+from runners.pruning.proof import prune_proven
 from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
@@ -56,6 +56,7 @@ def run(
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     networks, histories = {"trained": trained}, {"trained": training}
+    differences: dict[str, float] = {}
     scored: list[pd.DataFrame] = []
     selected: list[pd.DataFrame] = []
 
@@ -68,7 +69,9 @@ def run(
             lambda: in_original_numbers(score(network, here, criteria, splits.score, batch_size=score_batch_size), gone),
         )
         chosen_now = stages.table(selection, lambda: choose(planned, found, chosen, gone.of))
-        pruned = prune(network, here, in_current_numbers(chosen_now, gone))
+        pruned, differences[f"pruned_{number}"] = prune_proven(
+            network, here, in_current_numbers(chosen_now, gone), splits.score
+        )
         smaller, tuning = stages.network(tuned, pruned, lambda unfinished: finetune(pruned, splits, unfinished))
         networks.update({f"pruned_{number}": pruned, f"tuned_{number}": smaller})
         histories[f"tuned_{number}"] = tuning
@@ -81,7 +84,7 @@ def run(
         network, before = prune_some(network, gone, number, before)
         gone = gone_by(selected[-1])
     with stages.timed("measured"):
-        measured = accuracy(networks, splits, histories)
+        measured = accuracy(networks, splits, histories, differences)
     rho, history = spearman(scored[0]), histories_table(histories)
     return Results(
         tables={

@@ -10,7 +10,7 @@ from analysis.texts import accuracy_text, headline, selection_text, spearman_tex
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.recalibrate import recalibrate
-from runners.pruning.prune import prune
+from runners.pruning.proof import prune_proven
 from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
@@ -46,15 +46,15 @@ def run(
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
     selection = stages.table(SELECTION, lambda: choose(planned, scores, chosen))
-    pruned = prune(trained, channels, selection)
+    pruned, difference = prune_proven(trained, channels, selection, splits.score)
     with stages.timed("recalibrated"):
         recalibrated = recalibrate(pruned, splits.score)
-    start = pruned if fresh is None else prune(fresh, channels, selection)
+    start = pruned if fresh is None else prune_proven(fresh, channels, selection, splits.score)[0]
     tuned, tuning = stages.network(TUNED, pruned, lambda unfinished: finetune(start, splits, unfinished))
     histories = {"trained": training, "tuned": tuning}
     with stages.timed("measured"):
         networks = {"trained": trained, "pruned": pruned, "recalibrated": recalibrated, "tuned": tuned}
-        measured = accuracy(networks, splits, histories)
+        measured = accuracy(networks, splits, histories, {"pruned": difference})
     rho, history = spearman(scores), histories_table(histories)
     return Results(
         tables={

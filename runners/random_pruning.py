@@ -18,7 +18,7 @@ from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate
 from runners.process.errors import ConfigError
-from runners.pruning.prune import prune
+from runners.pruning.proof import prune_proven
 from runners.results import Results, Table, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draw import check_window, draw
@@ -87,9 +87,13 @@ def run(
         number: draw(scores, chosen, rule_plan, window=window, seed=seed, repeat=number)
         for number in dict.fromkeys(repeat.draw for repeat in each)
     }
+    first, difference = prune_proven(trained, channels, draws[0], splits.score)
+    networks = {"trained": trained, "pruned": first}
     with stages.timed("measured"):
-        pruned = {number: evaluate(prune(trained, channels, drawn), splits.test) for number, drawn in draws.items()}
-    networks = {"trained": trained, "pruned": prune(trained, channels, draws[0])}
+        pruned = {
+            number: evaluate(prune_proven(trained, channels, drawn, splits.score)[0], splits.test)
+            for number, drawn in draws.items()
+        }
     tuned: dict[Repeat, Mapping[str, Any]] = {}
     histories: dict[Repeat, pd.DataFrame] = {}
     for repeat in each:
@@ -100,7 +104,7 @@ def run(
         before, after = (shown(LEADING, found[LEADING]) for found in (pruned[repeat.draw], tuned[repeat]))
         log.info(f"{repeat.stage}: {before} pruned, {after} tuned")
     with stages.timed("measured"):
-        measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]})
+        measured = accuracy(networks, splits, {"trained": training, "tuned": histories[each[0]]}, {"pruned": difference})
     found = _rows(repeated, pruned, tuned)
     spread, rho = random_spread(found), spearman(scores)
     history = histories_table({"trained": training, **{repeat.stage: part for repeat, part in histories.items()}})
@@ -159,7 +163,7 @@ def _tuned(
     stages: Stages,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """The network without the filters of a draw, fine-tuned, and its history."""
-    pruned = prune(trained, channels, drawn)
+    pruned, _ = prune_proven(trained, channels, drawn, splits.score)
     gone = [{layer: sorted(numbers) for layer, numbers in part(drawn).items()} for part in (removed_filters, masked_filters)]
     which = {"removed": gone[0], "masked": gone[1], "finetune_seed": repeat.finetune_seed}
     finetune = finetune_as(repeat.stage, repeat.finetune_seed)

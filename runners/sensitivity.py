@@ -16,7 +16,7 @@ from analysis.texts import accuracy_text, headline, sensitivity_text, spearman_t
 from runners.data.splits import Splits
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate
-from runners.pruning.prune import prune
+from runners.pruning.proof import prune_proven
 from runners.results import Results, Table, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draft import Plan
@@ -90,7 +90,8 @@ def _measured(
     for number, (layers, by_ratio) in enumerate(plans.items(), 1):
         for ratio, planned in by_ratio.items():
             selection = choose(planned, scores, chosen)
-            quality = evaluate(prune(trained, channels, selection), splits.test)
+            pruned, _ = prune_proven(trained, channels, selection, splits.score)
+            quality = evaluate(pruned, splits.test)
             row = selection.set_index("layer").loc[layers[0]]
             rows.append(
                 {

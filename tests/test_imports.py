@@ -22,7 +22,7 @@ MAY_USE = {
     "training": ("data", "measuring", "storage", "tasks"),
     "scoring": ("data", "tasks", "tracing"),
     "selection": ("data", "tracing"),
-    "pruning": ("tracing", "selection", "storage"),
+    "pruning": ("data", "tracing", "selection", "storage"),
     "sweeping": ("storage",),
     "looking": ("data", "storage", "sweeping"),
     "reporting": ("storage", "sweeping", "looking"),

@@ -1,6 +1,7 @@
 """The accuracy table: quality and cost of each stage of a network."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -14,14 +15,22 @@ from runners.tasks.task import Task
 
 
 def accuracy(
-    networks: Mapping[str, nn.Module], splits: Splits, histories: Mapping[str, pd.DataFrame], *, task: Task = CLASSIFICATION
+    networks: Mapping[str, nn.Module],
+    splits: Splits,
+    histories: Mapping[str, pd.DataFrame],
+    differences: Mapping[str, float] | None = None,
+    *,
+    task: Task = CLASSIFICATION,
 ) -> pd.DataFrame:
     """One row a stage, on the test split.
 
     The task's numbers are of the last epoch. `best_epoch` and the column before it show apart what choosing the epoch on
     the test split would have given; they are empty where nothing was trained. `latency_ms` is measured, and is the one column
     that two runs of the same command do not share; `latency_batch` to `latency_warm_up` (passes) say how. `epochs` are
-    all that were trained until then; given weights count for none.
+    all that were trained until then; given weights count for none. `removal_difference` is empty where none were removed.
+
+    Args:
+        differences: stage -> how far the removal of filters was from exact, as `pruning.proof` found it.
     """
     rows: list[dict[str, Any]] = []
     epochs = 0
@@ -46,6 +55,7 @@ def accuracy(
                 "latency_threads": price.threads,
                 "latency_warm_up": WARM_UP,
                 "epochs": epochs,
+                "removal_difference": (differences or {}).get(stage, nan),
             }
         )
     table = pd.DataFrame(rows)

@@ -42,6 +42,12 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+class RemovalError(UserError):
+    """A network that computes something else without the filters than with them at zero."""
+
+    exit_code = 8
+
+
 SOME_JOBS_FAILED = 7
 INTERRUPTED = 130
 

@@ -15,5 +15,10 @@ def prune(network: nn.Module, channels: Channels, selection: pd.DataFrame) -> nn
     Raises:
         ConfigError: filters that may not go.
     """
+    return remove(zeroed(network, channels, selection), channels, removed_filters(selection))
+
+
+def zeroed(network: nn.Module, channels: Channels, selection: pd.DataFrame) -> nn.Module:
+    """A copy of `network` with the filters at zero that `selection` masks; the network itself where it masks none."""
     masked = masked_filters(selection)
-    return remove(zero(network, channels, masked) if masked else network, channels, removed_filters(selection))
+    return zero(network, channels, masked) if masked else network
