@@ -28,6 +28,7 @@ from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages, Watch, unwatched
 from runners.storage.store import Store
 from runners.storage.weights import Taken, load_weights, told
+from runners.tasks.classification import CLASSIFICATION
 from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
@@ -216,7 +217,8 @@ class Built:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine of training steps: precision, compilation, graphs."""
+        """The engine of training steps: precision, compilation, graphs; the network is one that the task can train."""
+        CLASSIFICATION.check(self.model, self.splits.example, num_classes=self.values["dataset"]["num_classes"])
         captured = self.device.type == "cuda" and self.values["cuda_graph"] == "auto"
         found = precision(self.values["precision"], self.model, self.splits.example)
         return Engine(found, compiled=self.values["compile"], capture=cuda_graph if captured else None)

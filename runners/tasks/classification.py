@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from runners.data.source import Batch
+from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
 from runners.tasks.task import NETWORK, Forward, autocast
+from runners.tasks.trial import on_trial
 
 TOP5_FROM_CLASSES = 100
 
@@ -25,6 +27,18 @@ class Classification:
     n_sums: int = 2  # loss, right answers
     compared: Sequence[str] = ("top1_pct", "loss_nats")
     history_columns: Sequence[str] = ("train_loss_nats", "train_top1_pct", "test_top1_pct")
+
+    def check(self, network: nn.Module, example: Float[Tensor, "1 channels h w"], *, num_classes: int) -> None:
+        """Refuses, before anything is trained, a network that gives no class scores in eval or in training mode.
+
+        It runs twice, as a copy; network and random state stay as they are.
+
+        Raises:
+            ConfigError: it fails for images of this size, or returns anything but one tensor, images x classes.
+        """
+        with on_trial(network, example.device) as copy:
+            _check_scores(copy.eval(), example, num_classes)
+            _check_scores(copy.train(), example.repeat(2, 1, 1, 1), num_classes)  # BatchNorm needs two images
 
     def step(
         self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
@@ -85,3 +99,39 @@ def summed_loss(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, "
 
 def _n_correct(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> Int64[Tensor, ""]:
     return (logits.argmax(1) == labels).sum()
+
+
+def _check_scores(network: nn.Module, x: Float[Tensor, "images channels h w"], num_classes: int) -> None:
+    mode, who = f"{'training' if network.training else 'eval'} mode", type(network).__name__
+    needed = f"one tensor of {num_classes} class scores for each image is needed"
+    without_heads = "switch auxiliary heads off by +model.aux_logits=false, or " if network.training else ""
+    try:
+        scores: Any = network(x)
+    except Exception as error:  # whatever the forward pass of a foreign network raises
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        why = first_line(error).rstrip(".")
+        of_channels = "" if x.shape[1] == 3 else "model=timm (any number of channels), "
+        raise ConfigError(
+            f"{who} fails in {mode} for images of {_shape(x[0])} ({why}); size and channels must be what it takes; "
+            f"{without_heads}try {of_channels}+model.img_size={x.shape[-1]} (transformers of timm), dataset.image_size=224 or "
+            "another data set"
+        ) from error
+    if not isinstance(scores, Tensor):
+        kind = type(scores).__name__
+        raise ConfigError(f"{who} returns {kind} in {mode}; {needed}; {without_heads}choose a network that classifies images")
+    if scores.dim() != 2 or len(scores) != len(x) or not scores.is_floating_point():
+        kind = str(scores.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{who} returns {_shape(scores)} numbers of {kind} for {len(x)} images in {mode}; {needed}; choose a network that "
+            "classifies images"
+        )
+    if scores.shape[1] != num_classes:
+        raise ConfigError(
+            f"{who} gives {scores.shape[1]} class scores in {mode}; dataset.num_classes={num_classes} needs {num_classes}; "
+            f"try model.num_classes={num_classes}"
+        )
+
+
+def _shape(x: Tensor) -> str:
+    return "x".join(map(str, x.shape))

@@ -189,6 +189,7 @@ def test_content_errors_come_before_training(tmp_path: Path, command: Command) -
         (["device=cuda:63"], 2, ["device=cuda:63", "device=cpu"]),
         (["model.depth=57"], 2, ["depth=57", "6n + 2"]),
         (["optimizer.nesterov=true", "optimizer.momentum=0"], 2, ["optimizer", "Nesterov"]),
+        (["model.num_classes=7"], 2, [7, "dataset.num_classes=10", "model.num_classes=10"]),
         (["skip=[layr1.0.conv1]"], 2, ["skip", "layr1.0.conv1", "layer1.0.conv1"]),
         (["preset=resnet56_b"], 2, ["skip", "layer1.7.conv1"]),
         (["ratio={layer1.0.conv1:0.5}"], 2, ["ratio", "layer1.1.conv1", "'*'"]),

@@ -1,13 +1,22 @@
 """The numbers of classification, against counts by hand."""
 
 import math
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
+from runners.process.errors import ConfigError, StoreError
 from runners.tasks.classification import CLASSIFICATION
+from support import raises_line
 
 
 class Given(nn.Module):
@@ -43,3 +52,97 @@ def test_the_best_epoch_is_the_first_of_the_highest() -> None:
     assert CLASSIFICATION.best(history) == {"best_top1_pct": 70.0, "best_epoch": 2}
     none = CLASSIFICATION.best(history[:0])
     assert math.isnan(none["best_top1_pct"]) and none["best_epoch"] is None
+
+
+class Head(nn.Module):
+    """A small classifier with every source of change: BatchNorm, dropout, a count of its uses; `after` turns its scores."""
+
+    def __init__(self, after: Callable[[nn.Module, torch.Tensor], object] = lambda _, scores: scores) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten(), nn.Linear(8 * 36, 5))
+        self.after, self.uses = after, 0
+
+    def forward(self, x: torch.Tensor) -> object:
+        self.uses += 1 + 0 * int(random.random() + np.random.rand())
+        return self.after(self, self.layers(x))
+
+
+def check(network: nn.Module, size: int = 8, *, num_classes: int = 5) -> None:
+    CLASSIFICATION.check(network, torch.randn(1, 3, size, size), num_classes=num_classes)
+
+
+def test_a_trial_leaves_nothing_behind() -> None:
+    network, example = Head().eval(), torch.randn(1, 3, 8, 8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["pos"]
+    CLASSIFICATION.check(network, example, num_classes=5)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()) and network.uses == 0
+    assert not any(module.training for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+    assert np.random.get_state(legacy=False)["state"]["pos"] == states[2]
+    check(network.train())
+    assert all(module.training for module in network.modules()) and network.uses == 0
+
+
+class Heads(NamedTuple):
+    logits: torch.Tensor
+    aux: torch.Tensor
+
+
+def only_training(made: Callable[[torch.Tensor], object]) -> Callable[[nn.Module, torch.Tensor], object]:
+    return lambda network, scores: made(scores) if network.training else scores
+
+
+@pytest.mark.parametrize(
+    ("after", "tokens"),
+    [
+        (only_training(lambda x: Heads(x, x)), ("Heads", "training mode", "+model.aux_logits=false")),
+        (only_training(lambda x: (x, x)), ("tuple", "training mode", "+model.aux_logits=false")),
+        (lambda _, x: {"out": x}, ("dict", "eval mode")),
+        (lambda _, x: [x], ("list", "eval mode")),
+        (lambda _, x: x[:, :, None], ("1x5x1", "eval mode")),
+        (only_training(lambda x: x.mean(0, keepdim=True)), ("1x5", "training mode")),
+        (lambda _, x: x.argmax(1, keepdim=True), ("1x1", "int64")),
+        (lambda _, x: x.mean(), ("eval mode",)),
+        (lambda _, x: x[:, :4], (4, "dataset.num_classes=5", "model.num_classes=5")),
+        (lambda _, x: torch.cat([x, x], 1), (10, "dataset.num_classes=5", "model.num_classes=5")),
+    ],
+)
+def test_a_network_that_gives_no_class_scores_is_refused(
+    after: Callable[[nn.Module, torch.Tensor], object], tokens: tuple[object, ...]
+) -> None:
+    with raises_line(ConfigError, "Head", 5, *tokens):
+        check(Head(after))
+
+
+def test_a_network_that_fails_for_these_images_is_refused() -> None:
+    with raises_line(ConfigError, "Head", "eval mode", "3x9x9", "+model.img_size=9", "dataset.image_size=224"):
+        check(Head(), 9)
+
+    with raises_line(ConfigError, "ResNet", "1x16x16", "model=timm"):
+        CLASSIFICATION.check(torchvision.models.resnet18(), torch.randn(1, 1, 16, 16), num_classes=5)
+
+    def fails(error: Exception) -> nn.Module:
+        def after(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+        return Head(after)
+
+    with pytest.raises(MemoryError):
+        check(fails(MemoryError()))
+    with raises_line(StoreError, "ours"):
+        check(fails(StoreError("ours")))
+
+
+def test_networks_of_torchvision_and_timm_with_their_ways_out() -> None:
+    googlenet = partial(torchvision.models.googlenet, num_classes=5, init_weights=False)
+    with raises_line(ConfigError, "GoogLeNet", "GoogLeNetOutputs", "+model.aux_logits=false"):
+        check(googlenet(), 64)
+    check(googlenet(aux_logits=False), 64)
+    with raises_line(ConfigError, "LRASPP", "OrderedDict"):
+        check(torchvision.models.get_model("lraspp_mobilenet_v3_large", weights_backbone=None, num_classes=5), 32)
+    transformer = partial(timm.create_model, "vit_tiny_patch16_224", depth=1, num_classes=5)
+    with raises_line(ConfigError, "VisionTransformer", "3x32x32", 224, "+model.img_size=32"):
+        check(transformer(), 32)
+    check(transformer(img_size=32), 32)
