@@ -19,6 +19,7 @@ from runners.results import Results, accuracy_table, histories_table, score_tabl
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draft import with_ratio
 from runners.selection.plan import plan
+from runners.selection.reasons import remarks
 from runners.selection.rounds import Gone, gone_by, in_current_numbers, in_original_numbers, rules_of_rounds
 from runners.selection.rule import Rule
 from runners.selection.select import choose, removed_filters
@@ -96,7 +97,9 @@ def run(
         figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},
         networks={"tuned": Pruned(network, channels, removed_filters(selected[-1]), splits.example)},
         # The counts of the last round are of the original filters.
-        text="\n".join([accuracy_text(measured), selection_text(selected[-1]), spearman_text(rho)]),
+        text="\n".join(
+            [accuracy_text(measured), selection_text(selected[-1]), *remarks(last, selected[-1]), spearman_text(rho)]
+        ),
         headline=headline(measured),
     )
 

@@ -15,6 +15,7 @@ from runners.pruning.saved import Pruned
 from runners.results import Results, accuracy_table, histories_table, score_tables
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.plan import plan
+from runners.selection.reasons import remarks
 from runners.selection.rule import Rule
 from runners.selection.select import choose, removed_filters
 from runners.stages import SCORES, SELECTION, TRAINED, TUNED
@@ -65,6 +66,6 @@ def run(
         },
         figures={"spearman": spearman_by_layer(rho), "history": learning_curves(history)},
         networks={"tuned": Pruned(tuned, channels, removed_filters(selection), splits.example)},
-        text="\n".join([accuracy_text(measured), selection_text(selection), spearman_text(rho)]),
+        text="\n".join([accuracy_text(measured), selection_text(selection), *remarks(planned, selection), spearman_text(rho)]),
         headline=headline(measured),
     )

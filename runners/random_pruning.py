@@ -23,6 +23,7 @@ from runners.results import Results, Table, accuracy_table, histories_table, sco
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draw import check_window, draw
 from runners.selection.plan import plan
+from runners.selection.reasons import remarks
 from runners.selection.rule import Rule
 from runners.selection.select import masked_filters, removed_filters
 from runners.stages import DATASET, SCORES, TRAINED
@@ -131,7 +132,15 @@ def run(
             "spearman": spearman_by_layer(rho),
             "history": curves,
         },
-        text="\n".join([accuracy_text(measured), selection_text(draws[0]), spread_text(spread), spearman_text(rho)]),
+        text="\n".join(
+            [
+                accuracy_text(measured),
+                selection_text(draws[0]),
+                *remarks(rule_plan, draws[0]),
+                spread_text(spread),
+                spearman_text(rho),
+            ]
+        ),
         headline=headline(measured),
     )
 

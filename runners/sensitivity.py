@@ -21,6 +21,7 @@ from runners.results import Results, Table, accuracy_table, histories_table, sco
 from runners.scoring.score import Ranking, check_rankable, score
 from runners.selection.draft import Plan
 from runners.selection.plan import alone, plan
+from runners.selection.reasons import few_ranked
 from runners.selection.rule import Rule
 from runners.selection.select import choose
 from runners.stages import DATASET, SCORES, TRAINED
@@ -56,7 +57,8 @@ def run(
         were chosen on test images.
     """
     channels = trace_channels(model, splits.example)
-    plans = alone(plan(channels, replace(rule, ratio=0)), ratios)
+    planned = plan(channels, replace(rule, ratio=0))
+    plans = alone(planned, ratios)
     check_rankable(model, channels, criteria, chosen)
     trained, training = stages.network(TRAINED, model, lambda unfinished: train(model, splits, unfinished))
     scores = stages.table(SCORES, lambda: score(trained, channels, criteria, splits.score, batch_size=score_batch_size))
@@ -72,7 +74,14 @@ def run(
             "history": histories_table({"trained": training}),
         },
         figures={"sensitivity": sensitivity_curves(found, measured), "spearman": spearman_by_layer(rho)},
-        text="\n".join([accuracy_text(measured), sensitivity_text(found, measured), spearman_text(rho)]),
+        text="\n".join(
+            [
+                accuracy_text(measured),
+                sensitivity_text(found, measured),
+                *few_ranked(channels, rule, planned.units),
+                spearman_text(rho),
+            ]
+        ),
         headline=headline(measured),
     )
 

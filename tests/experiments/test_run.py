@@ -204,6 +204,12 @@ def test_a_ratio_that_rounds_to_nothing_removes_nothing(command: Command) -> Non
     accuracy = pd.read_csv(ended.folder / "accuracy.csv")
     assert accuracy["params"].nunique() == 1 and accuracy["top1_pct"].iloc[0] == accuracy["top1_pct"].iloc[3]
     assert accuracy["best_epoch"].isna().all() and pd.read_csv(ended.folder / "history.csv").empty
+    summary = (ended.folder / "summary.txt").read_text()
+    [why] = [line for line in summary.splitlines() if line.startswith("No filter goes")]
+    check_line(why, "0.01", "64 filters", "layer3.0.conv1", "ratio=0.0157")
+    assert ended.out.index(why) < ended.out.index("top1_pct"), "before anything is trained, too"
+    [few] = [line for line in summary.splitlines() if "coupled=group" in line]
+    check_line(few, "9 of 19", "rank 19")
 
 
 def test_score_only_stops_before_pruning(command: Command) -> None:
