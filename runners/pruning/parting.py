@@ -41,6 +41,7 @@ def relative_difference(expected: Tensor, found: Tensor) -> float:
     """Largest difference, as a share of the largest number in `expected`; the same nan or infinity is no difference."""
     if expected.shape != found.shape:
         return inf
+    expected, found = expected.cpu(), found.cpu()  # not every device has float64
     if not expected.is_complex():
         expected, found = expected.double(), found.double()
     same = (expected == found) | (expected.isnan() & found.isnan())
@@ -96,7 +97,7 @@ def _trail(network: nn.Module, passed: Pass, names: Collection[str]) -> list[See
 
     def note(at: tuple[str, str, int], value: Any) -> None:
         # A copy, since what comes next may change it in place.
-        trail.extend(Seen(*at, tensor.clone()) for tensor in tensors_in(value))
+        trail.extend(Seen(*at, tensor.to("cpu", copy=True)) for tensor in tensors_in(value))
 
     with ExitStack() as hooks:
         for name, module in network.named_modules():

@@ -63,32 +63,35 @@ def prove(
         return nan
     masked, smaller = mask(whole, channels, removed), deepcopy(smaller)
     x = x.to(next(masked.parameters()).device)
-    worst = 0.0
-    for training in (False, True):
-        try:
-            passed, expected = finest(masked, x, training=training)
-        except Exception as error:  # whatever a foreign network raises
-            if is_out_of_memory(error):
-                raise
-            if not training:
-                raise RemovalError(
-                    f"removal cannot be proven: the network fails on {len(x)} images ({first_line(error)}); it must run on "
-                    "several at once; mend its forward pass (in Python, prove=False leaves the proof out)"
-                ) from error
-            log.warning(f"removal is compared in eval mode only; in training mode the network fails: {first_line(error)}")
-            break
-        tolerance = TOLERANCE.get(expected.coarsest, COARSE)
-        difference, why = _compared(smaller, passed, expected)
-        if difference > tolerance:
-            place = parting(masked, smaller, channels, removed, passed, tolerance)
-            mode = "training" if training else "eval"
+    return max(_difference(masked, smaller, channels, removed, x, training=training) for training in (False, True))
+
+
+def _difference(
+    masked: nn.Module, smaller: nn.Module, channels: Channels, removed: Removed, x: Tensor, *, training: bool
+) -> float:
+    """The difference in one mode; 0 in training mode if `masked` cannot run in it. Changes both networks."""
+    try:
+        passed, expected = finest(masked, x, training=training)
+    except Exception as error:  # whatever a foreign network raises
+        if is_out_of_memory(error):
+            raise
+        if not training:
             raise RemovalError(
-                f"removal is not exact: in {mode} mode the smaller network {why} (relative difference {difference:.1e}, first "
-                f"in {place.where}); it must equal the network with those filters at zero, to {tolerance:g}; try "
-                f"skip=[{place.pruned}], and report this network"
-            )
-        worst = max(worst, difference)
-    return worst
+                f"removal cannot be proven: the network fails on {len(x)} images ({first_line(error)}); it must run on "
+                "several at once; mend its forward pass (in Python, prove=False leaves the proof out)"
+            ) from error
+        log.warning(f"removal is compared in eval mode only; in training mode the network fails: {first_line(error)}")
+        return 0.0
+    tolerance = TOLERANCE.get(expected.coarsest, COARSE)
+    difference, why = _compared(smaller, passed, expected)
+    if difference > tolerance:
+        place = parting(masked, smaller, channels, removed, passed, tolerance)
+        mode = "training" if training else "eval"
+        raise RemovalError(
+            f"removal is not exact: in {mode} mode the smaller network {why}, first in {place.where}; it must equal the "
+            f"network with those filters at zero, to {tolerance:g}; try skip=[{place.pruned}], and report this network"
+        )
+    return difference
 
 
 def _compared(smaller: nn.Module, passed: Pass, expected: Outputs) -> tuple[float, str]:
@@ -102,4 +105,5 @@ def _compared(smaller: nn.Module, passed: Pass, expected: Outputs) -> tuple[floa
     if len(found) != len(expected.tensors):
         return inf, f"has {len(found)} outputs in place of {len(expected.tensors)}"
     pairs = zip(expected.tensors, found, strict=True)
-    return max((relative_difference(*pair) for pair in pairs), default=0.0), "computes something else"
+    difference = max((relative_difference(*pair) for pair in pairs), default=0.0)
+    return difference, f"computes something else (relative difference {difference:.1e})"

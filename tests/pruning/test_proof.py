@@ -243,9 +243,10 @@ def test_a_run_whose_removal_is_wrong_ends_and_leaves_nothing(
 
 
 def test_the_difference_is_in_the_table(command: Command) -> None:
-    ended = command(*TINY, "runner=iterative", "runner.rounds=2", "ratio=0.5")
-    found = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["removal_difference"]
-    assert (found[["pruned_1", "pruned_2"]] < 1e-13).all() and found.drop(["pruned_1", "pruned_2"]).isna().all()
+    for options, stages in (((), ["pruned"]), (("runner=iterative", "runner.rounds=2"), ["pruned_1", "pruned_2"])):
+        ended = command(*TINY, *options, "ratio=0.5")
+        found = pd.read_csv(ended.folder / "accuracy.csv").set_index("stage")["removal_difference"]
+        assert (found[stages] < 1e-13).all() and found.drop(stages).isna().all()
 
 
 def test_no_experiment_prunes_without_proof() -> None:
