@@ -1,7 +1,7 @@
 """The effect of every kind of operation on the ids of channels, as a table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from runners.tracing.operations import (
     BY_VALUE,
+    DEVIATIONS,
+    DIMENSION,
     JOINS,
     MOVES,
     MOVES_BY_WIDTH,
@@ -90,6 +92,12 @@ def _choice(record: Record, call: Call) -> Any:
     return ids.abs().expand(call.shape) if stays else _numbers(record, ids, call.name).expand(call.shape)
 
 
+def _filled(record: Record, call: Call) -> Any:
+    """x.masked_fill(condition, value)."""
+    x, condition, value = (*call.args, *call.kwargs.values())
+    return _choice(record, replace(call, args=(condition, value, x), kwargs={}))
+
+
 def _windows(record: Record, call: Call) -> Any:
     """Pooling, resizing and padding of pixels; with the places that a maximum came from, where they are asked for."""
     x = call.tensors[0]
@@ -162,6 +170,15 @@ def _reduction(record: Record, call: Call) -> Any:
         record.fix(x, reason="is summed over channels")
     ids = _resized(record, low, call.shape)
     return (ids, _numbers(record, ids, call.name)) if isinstance(call.described, tuple) else ids
+
+
+def _deviation(record: Record, call: Call) -> Any:
+    """Standard deviation, variance or norm along dimensions that are named."""
+    named = [each for each in call.args[1:2] if call.kind != "norm" and not isinstance(each, bool)]
+    dim = call.kwargs.get("dim", *named) if named or "dim" in call.kwargs else None
+    if dim is None:
+        return NotImplemented
+    return _reduction(record, replace(call, args=(call.tensors[0], dim), kwargs={"keepdim": call.kwargs.get("keepdim", False)}))
 
 
 def _join(record: Record, call: Call) -> Ids:
@@ -246,8 +263,9 @@ def _item(record: Record, call: Call) -> Any:
 
 
 def _move_by_width(record: Record, call: Call) -> Any:
-    dim = call.kwargs.get("dim", call.args[2] if len(call.args) > 2 else 0)
-    if call.kind not in ("chunk", "split") or varies(call.tensors[0], dim):
+    place = DIMENSION.get(call.kind, 0)
+    dim = call.kwargs.get("dim", call.args[place] if len(call.args) > place else 0)
+    if not place or varies(call.tensors[0], dim):
         _hold(record, call)
     return _move(record, call)
 
@@ -263,12 +281,14 @@ EFFECTS: Mapping[str, Callable[[Record, Call], Any]] = {
     **dict.fromkeys(BY_VALUE, _by_value),
     "zeroslike": lambda record, call: small(call.tensors[0]).abs().expand(call.shape),
     "where": _choice,
+    "maskedfill": _filled,
     **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys(PRODUCTS, _product),
     **dict.fromkeys(QUOTIENTS, _quotient),
     **dict.fromkeys(("pad", "constantpad1d", "constantpad2d", "constantpad3d"), _padding),
     **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(DEVIATIONS, _deviation),
     **dict.fromkeys(JOINS, _join),
     **dict.fromkeys(MOVES, _move),
     "size": _size,

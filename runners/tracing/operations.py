@@ -16,7 +16,12 @@ ZERO_BECOMES_NUMBER = frozenset(
     "sigmoid hardsigmoid logsigmoid exp exp2 cos cosh acos erfc softplus log log2 log10 rsqrt reciprocal oneslike".split()
 )
 # As those, of one or several tensors; the numbers beside them decide what becomes of a zero.
-BY_VALUE = frozenset("clamp clip clampmin clampmax hardtanh threshold pow gt lt ge le eq ne maximum minimum".split())
+BY_VALUE = frozenset(
+    "clamp clip clampmin clampmax hardtanh threshold pow gt lt ge le eq ne maximum minimum lerp addcmul fmod remainder mod "
+    "floordiv logicaland logicalor logicalxor logicalnot and or xor bool absolute negative positive sgn signbit sinc fix angle "
+    "arcsin arccos arctan arcsinh arccosh arctanh acosh deg2rad rad2deg digamma erfinv lgamma logit nantonum isnan isinf "
+    "isfinite".split()
+)
 # Several neighbours make one number, along the last dimensions, as many as the name says or all behind the second.
 WINDOWS = frozenset(
     "maxpool1d maxpool2d maxpool3d avgpool1d avgpool2d avgpool3d lppool1d lppool2d lppool3d adaptiveavgpool1d "
@@ -24,7 +29,7 @@ WINDOWS = frozenset(
     "upsamplingnearest2d upsamplingbilinear2d reflectionpad1d reflectionpad2d reflectionpad3d replicationpad1d "
     "replicationpad2d replicationpad3d circularpad1d circularpad2d circularpad3d zeropad1d zeropad2d zeropad3d".split()
 )
-SUMS = frozenset("add iadd sub isub".split())
+SUMS = frozenset("add iadd sub isub rsub".split())
 PRODUCTS = frozenset("mul imul".split())
 QUOTIENTS = frozenset("truediv itruediv div".split())
 # Where layers compute as PyTorch's do; the timm ones pad by the size of the image, or cast.
@@ -32,10 +37,16 @@ PLAIN_LAYERS = ("torch.nn.modules.", "timm.layers.conv2d_same", "timm.layers.lin
 IN_PLACE = frozenset("iadd isub imul itruediv".split())
 ZEROS = frozenset("zeros newzeros".split())
 REDUCTIONS = frozenset("mean sum amax amin max min prod".split())
+DEVIATIONS = frozenset("std var norm".split())
 JOINS = frozenset("cat concat concatenate".split())
-MOVES = frozenset("flatten squeeze unsqueeze permute transpose movedim flip identity clone contiguous detach dim".split())
+MOVES = frozenset(
+    "flatten squeeze unsqueeze permute transpose swapaxes swapdims movedim flip repeat tile identity clone contiguous detach "
+    "dim".split()
+)
 VIEWS = frozenset("view reshape".split())
-MOVES_BY_WIDTH = frozenset("chunk split channelshuffle pixelshuffle pixelunshuffle".split())
+MOVES_BY_WIDTH = frozenset("chunk split unbind select narrow channelshuffle pixelshuffle pixelunshuffle".split())
+# Along one dimension, which is the second or third argument.
+DIMENSION = {"chunk": 2, "split": 2, "unbind": 1, "select": 1, "narrow": 1}
 # They may use numbers that follow the width, each in its own way.
 SIZED = VIEWS | ZEROS | {"expand"}
 

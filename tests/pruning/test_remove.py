@@ -382,6 +382,13 @@ ALONE: Mapping[str, Callable[[], Net]] = {
     "every second pixel": lambda: plain(lambda m, x: x[..., ::2]),
     "flip of pixels": lambda: plain(lambda m, x: x.flip(3)),
     "maximum over pixels": lambda: plain(lambda m, x: x.max(3)[0].unsqueeze(3)),
+    "masked": lambda: plain(lambda m, x: x.masked_fill(x < 0, 0.0)),
+    "deviation over pixels": lambda: plain(lambda m, x: x * x.std((2, 3), keepdim=True)),
+    "norm over pixels": lambda: plain(lambda m, x: x * x.norm(dim=(2, 3), keepdim=True)),
+    "part of the pixels": lambda: plain(lambda m, x: x.narrow(3, 0, 4) + x.chunk(2, 3)[1] + x.select(3, 0)[..., None]),
+    "repeated channels": lambda: plain(lambda m, x: x.repeat(1, 2, 1, 1), width=12),
+    "both in range": lambda: plain(lambda m, x: x * torch.logical_and(x > 0, x < 1)),
+    "remainder": lambda: plain(lambda m, x: torch.fmod(x, 2) + x % 3),
     "resized": lambda: plain(lambda m, x: m.up(x), up=nn.UpsamplingBilinear2d(scale_factor=2)),
     "reflected": lambda: plain(lambda m, x: m.zeros(m.pad(x)), pad=nn.ReflectionPad2d(1), zeros=nn.ZeroPad2d(1)),
     **{
