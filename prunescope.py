@@ -3,7 +3,6 @@
 These names and their signatures stay as they are; everything else in the project may move.
 """
 
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +17,6 @@ from analysis.similarity import pooled_spearman, spearman
 from criteria.criterion import Criterion
 from runners.data.resident import Images
 from runners.data.source import Source
-from runners.process.errors import ConfigError
 from runners.pruning import proof as proving
 from runners.pruning import prune as pruning
 from runners.pruning import remove as removing
@@ -27,8 +25,7 @@ from runners.pruning.saved import Pruned, load_pruned, save_pruned
 from runners.scoring.score import Ranking, score
 from runners.selection.rule import Rule
 from runners.selection.select import removed_filters, select
-from runners.tracing import channels as tracing
-from runners.tracing.channels import Channels, Removed
+from runners.tracing.channels import Channels, Removed, trace_channels
 
 __all__ = [
     "Channels",
@@ -69,23 +66,6 @@ def criteria(*names: str, seed: int = 0) -> dict[str, Ranking]:
     files = {name: OmegaConf.load(CRITERIA / f"{name}.yaml") for name in names or known}
     whole = OmegaConf.create({"seed": seed, **files})
     return {name: instantiate(whole[name], _convert_="object") for name in files}
-
-
-@dataclass(frozen=True)
-class Traced(Channels):
-    """Channels that know the shape of the image with which they were traced."""
-
-    image: tuple[int, ...] = ()
-
-
-def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"]) -> Channels:
-    """Follows every channel of `network` from the filter that writes it to the modules that read it.
-
-    Raises:
-        ConfigError: the network cannot be traced; the message names the module and the reason.
-    """
-    found = tracing.trace_channels(network, example)
-    return Traced(**{field.name: getattr(found, field.name) for field in fields(found)}, image=tuple(example.shape[1:]))
 
 
 def remove(
@@ -129,9 +109,4 @@ def _shown(channels: Channels, images: Source | None) -> Float[Tensor, "images c
     """The first of `images`, or random ones of the shape that was traced."""
     if images is not None:
         return proving.some_of(images)
-    if not isinstance(channels, Traced):
-        raise ConfigError(
-            "the shape of an image is not known, as these channels are not of prunescope.trace_channels; the proof of a "
-            "removal needs images; give images=..., or prove=False"
-        )
     return torch.randn(proving.N_IMAGES, *channels.image, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ end, united ids form groups: filters that stay or go together.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -50,6 +50,7 @@ class Channels:
         norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
         sizes: what the modules cost.
         only_training: those among the layers that write which run in training mode alone (auxiliary heads).
+        image: the shape of the image by which the channels were followed.
     """
 
     writes: Mapping[str, Groups]
@@ -60,6 +61,7 @@ class Channels:
     norms: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
     only_training: frozenset[str] = frozenset()
+    image: tuple[int, ...] = ()
 
     @property
     def linear(self) -> tuple[str, ...]:
@@ -130,7 +132,8 @@ def trace_channels(network: nn.Module, example: Float[Tensor, "1 channels h w"])
         ) from error
     record = running.record
     found = {name: by_name[name] if name in by_name else attribute(around, name) for name in record.reads}
-    return _grouped(record, norms, network_sizes(network, graph, found, record.reads), only_training)
+    sizes = network_sizes(network, graph, found, record.reads)
+    return replace(_grouped(record, norms, sizes), only_training=only_training, image=tuple(example.shape[1:]))
 
 
 def _unreached(by_name: Mapping[str, nn.Module], graph: fx.Graph) -> bool:
@@ -165,7 +168,7 @@ def follow(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(network, _Tracer().trace(network))
 
 
-def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes, only_training: frozenset[str]) -> Channels:
+def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes) -> Channels:
     """All that was united, as groups."""
     a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *record.united], dim=1).numpy()
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(record.n_ids, record.n_ids))
@@ -176,7 +179,7 @@ def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes, only_traini
     writes = {name: groups[ids.numpy()] for name, ids in record.writes.items()}
     reads = {name: groups[ids.numpy()] for name, ids in record.reads.items()}
     parts, uneven = even_parts(writes, reads, record.grouped)
-    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes, only_training)
+    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes)
 
 
 def _norms(graph: fx.Graph, walk: IdWalk) -> dict[str, str]:

@@ -18,7 +18,7 @@ import prunescope
 from exactness import half_of_ranked, images, randomised
 from models.cifar_resnet import cifar_resnet
 from runners.data.resident import Images
-from runners.process.errors import ConfigError, RemovalError
+from runners.process.errors import RemovalError
 from runners.pruning import prune as pruning
 from runners.pruning import remove as removing
 from runners.pruning.parting import relative_difference
@@ -270,11 +270,3 @@ def test_the_python_interface_proves_on_given_or_random_images(monkeypatch: pyte
             prunescope.remove(network, channels, TWO, images=given)
     assert len(prunescope.prune(network, channels, selection("1 4"), prove=False).get_parameter("a.weight")) == 4
     assert len(prunescope.remove(network, channels, TWO, prove=False).get_parameter("a.weight")) == 4
-
-
-def test_channels_of_unknown_images_need_some() -> None:
-    network = Net()
-    channels = trace_channels(network, pixels(1))
-    with raises_line(ConfigError, "images=...", "prove=False"):
-        prunescope.remove(network, channels, TWO)
-    assert prunescope.remove(network, channels, TWO, images=some_images())
