@@ -75,12 +75,15 @@ def _makes_numbers(record: Record, call: Call) -> Ids:
 def _by_value(record: Record, call: Call) -> Any:
     """Functions of every number alone that are 0 at 0 or not, as it turns out when they are called."""
     ids = _together(record, call.tensors)
-    stays = all(bool((x >= 0).all()) for x in call.tensors) and not bool(call.run(*_at_zero(call.args), **call.kwargs))
+    stays = all(bool((x >= 0).all()) for x in call.tensors) and not _at_zero(call)
     return ids.abs().expand(call.shape) if stays else _numbers(record, ids, call.name).expand(call.shape)
 
 
-def _at_zero(args: tuple[Any, ...]) -> list[Any]:
-    return [torch.zeros(()) if isinstance(each, Tensor) else each for each in args]
+def _at_zero(call: Call) -> bool:
+    """What a function gives where all tensors are 0, as true or false."""
+    zero = torch.zeros((), dtype=torch.bool if call.kind in ("and", "or", "xor") else torch.float32)
+    args = [zero if isinstance(each, Tensor) else each for each in call.args]
+    return bool(call.run(*args, **{name: zero if isinstance(each, Tensor) else each for name, each in call.kwargs.items()}))
 
 
 def _choice(record: Record, call: Call) -> Any:

@@ -388,6 +388,8 @@ ALONE: Mapping[str, Callable[[], Net]] = {
     "part of the pixels": lambda: plain(lambda m, x: x.narrow(3, 0, 4) + x.chunk(2, 3)[1] + x.select(3, 0)[..., None]),
     "repeated channels": lambda: plain(lambda m, x: x.repeat(1, 2, 1, 1), width=12),
     "both in range": lambda: plain(lambda m, x: x * torch.logical_and(x > 0, x < 1)),
+    "either of two": lambda: plain(lambda m, x: x * ((x > 1) | (x < -1))),
+    "clamped to another": lambda: plain(lambda m, x: torch.clamp(x, min=x * 0.5)),
     "remainder": lambda: plain(lambda m, x: torch.fmod(x, 2) + x % 3),
     "resized": lambda: plain(lambda m, x: m.up(x), up=nn.UpsamplingBilinear2d(scale_factor=2)),
     "reflected": lambda: plain(lambda m, x: m.zeros(m.pad(x)), pad=nn.ReflectionPad2d(1), zeros=nn.ZeroPad2d(1)),
