@@ -10,7 +10,7 @@ import yaml
 from support import ROOT, Command
 
 FEW = {"iterative": ["runner.rounds=2"], "random_pruning": ["runner.repeats=2"], "sensitivity": ["runner.ratios=[0.5]"]}
-SEEDS = ("--multirun", "seed=0,1")
+SEEDS = ("--multirun", "seed=0,1", "hydra.launcher.per_device=2")
 TINY = ("dataset=fake", "model=resnet20", "recipe.epochs=0", "finetune.epochs=0")
 
 
