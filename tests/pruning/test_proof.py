@@ -74,6 +74,22 @@ def test_what_is_exact_passes(name: str) -> None:
     assert 0 <= proven(EXACT[name](), TWO) < 1e-13
 
 
+def test_a_branch_of_training_that_cannot_be_followed_is_found_by_running_it() -> None:
+    class Undecided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head, self.aux = nn.Conv2d(3, 6, 3), nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.a(x).mean((2, 3))
+            return (self.head(features), self.aux(features)) if self.training and x.sum() > -1e9 else self.head(features)
+
+    network = Undecided().eval()
+    channels = trace_channels(network, pixels(1))
+    with raises_line(RemovalError, "training", "skip=[a]"):
+        prunescope.remove(network, channels, {"a": [1]})
+
+
 def test_deep_networks_pass() -> None:
     for network in (cifar_resnet(depth=56, num_classes=10), timm.create_model("resnet10t", num_classes=10, drop_path_rate=0.5)):
         found = half_of_ranked(trace_channels(randomised(network), pixels(1, 32)))
