@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two networks part: in words, and the layer that lost filters last until then."""
+    """The place at which two networks first differ, and the last layer before it that lost filters."""
 
     where: str
     pruned: str
@@ -84,7 +84,7 @@ def _apart(expected: Seen, found: Seen, kept: Mapping[tuple[str, str], Tensor]) 
 
 
 def _kept_channels(channels: Channels, removed: Removed) -> dict[tuple[str, str], Bool[Tensor, " channels"]]:
-    """Which channels stay, of the input and of the output of every module whose channels are known."""
+    """(module, side) -> true for the channels that stay, of every module whose channels are known."""
     gone = [channels.writes[layer][list(filters)] for layer, filters in removed.items()]
     groups = {(name, INPUT): read for name, read in channels.reads.items()}
     groups |= {(name, OUTPUT): channels.writes.get(name, read) for name, read in channels.reads.items()}

@@ -46,7 +46,7 @@ class Pass:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> Outputs:
-        """What the network computes."""
+        """The outputs of a network."""
         network.to(self.dtype).train(self.training)
         with _seeded(self.x.device), _Means() as seen:
             found = network(self.x.to(self.dtype, copy=True))

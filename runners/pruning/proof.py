@@ -30,7 +30,7 @@ COARSE = 0.1  # of 16 bits
 
 
 def prune_proven(network: nn.Module, channels: Channels, selection: pd.DataFrame, images: Source) -> tuple[nn.Module, float]:
-    """What `prune` gives, and how far it is from exact on the first of `images` (see `prove`).
+    """The network that `prune` gives, and its relative difference on the first of `images` (see `prove`).
 
     Raises:
         ConfigError: as `prune`.

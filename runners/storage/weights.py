@@ -49,7 +49,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Taken:
-    """What was read of a file, and what was not.
+    """The parts of a file that were read, and those that were left out.
 
     Args:
         name: of the set of weights; empty for the whole file.

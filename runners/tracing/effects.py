@@ -80,7 +80,7 @@ def _by_value(record: Record, call: Call) -> Any:
 
 
 def _at_zero(call: Call) -> bool:
-    """What a function gives where all tensors are 0, as true or false."""
+    """True if a function gives a number other than 0 where all its tensors are 0."""
     zero = torch.zeros((), dtype=torch.bool if call.kind in ("and", "or", "xor") else torch.float32)
     args = [zero if isinstance(each, Tensor) else each for each in call.args]
     return bool(call.run(*args, **{name: zero if isinstance(each, Tensor) else each for name, each in call.kwargs.items()}))
