@@ -259,8 +259,8 @@ def _item(record: Record, call: Call) -> Any:
         if part is Ellipsis:
             dim += x.dim() - named
         elif part is not None:
-            if part != slice(None) and varies(x, dim):
-                record.fix(x, reason=f"passes {call.name}, which depends on the width")
+            if part != slice(None) and _is_held(x, dim):
+                _hold(record, call)
             dim += 1
     return _move(record, call)
 
@@ -268,7 +268,7 @@ def _item(record: Record, call: Call) -> Any:
 def _move_by_width(record: Record, call: Call) -> Any:
     place = DIMENSION.get(call.kind, 0)
     dim = call.kwargs.get("dim", call.args[place] if len(call.args) > place else 0)
-    if not place or varies(call.tensors[0], dim):
+    if not place or _is_held(call.tensors[0], dim):
         _hold(record, call)
     return _move(record, call)
 
@@ -380,6 +380,11 @@ def _in_step(record: Record, size: Any, ids: Ids) -> bool:
         record.unite(size.ids, ids)
         return True
     return counted(size, ids)
+
+
+def _is_held(x: Ids, dim: int) -> bool:
+    """True for dimensions of which no part can be taken alone: channels, and images, without which channels come first."""
+    return dim % x.dim() == 0 or varies(x, dim)
 
 
 def _hold(record: Record, call: Call) -> None:

@@ -1,6 +1,6 @@
 """The ids of channels that a network gives out, and what is found out about them: united, fixed, written, read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -70,12 +70,12 @@ class Record:
         """The ids of a layer's filters, the same at every use of the layer."""
         if name not in self.writes:
             self.writes[name] = self._new(width)
-        self._own(name, module, self.writes[name])
+        self._own(name, module._parameters.values(), self.writes[name])
         return self.writes[name]
 
     def read(self, name: str, module: nn.Module, ids: Ids) -> None:
         """These channels are the inputs of a module; those of several uses are united, place by place."""
-        self._own(name, module, ids)
+        self._own(name, module._parameters.values(), ids)
         if name in self.reads:
             before, ids = self.reads[name], ids.abs()
             self.fix(before[ids == 0], ids[before == 0], reason=f"reaches {name}, which reads zeros in its place elsewhere")
@@ -87,16 +87,17 @@ class Record:
         """The ids of a parameter or buffer with a number for every channel, which goes with the channels that it meets."""
         if name not in self.reads:
             self.reads[name] = self._new(value.numel())
+        self._own(name, [value], self.reads[name])
         return self.reads[name].reshape(value.shape)
 
     def _new(self, width: int) -> Ids:
         self.n_ids += width
         return torch.arange(self.n_ids - width, self.n_ids)
 
-    def _own(self, name: str, module: nn.Module, ids: Ids) -> None:
-        """Parameters that two modules share cannot shrink in one of them."""
-        parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-        for owner in {self._owners.setdefault(id(parameter), name) for parameter in parameters} - {name}:
+    def _own(self, name: str, parameters: Iterable[Tensor | None], ids: Ids) -> None:
+        """Parameters that two modules share, or that are also used by themselves, cannot shrink in one place."""
+        found = [parameter for parameter in parameters if parameter is not None]
+        for owner in {self._owners.setdefault(id(parameter), name) for parameter in found} - {name}:
             theirs = [found[owner] for found in (self.reads, self.writes) if owner in found]
             self.fix(ids, *theirs, reason=f"{name} shares its parameters with {owner}")
 

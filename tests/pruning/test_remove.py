@@ -468,6 +468,13 @@ REFUSED_OR_EXACT: Mapping[str, Callable[[], Net]] = {
     "instance norm": lambda: plain(lambda m, x: m.norm(x), norm=nn.InstanceNorm2d(6, affine=True)),
     "reflection": lambda: plain(lambda m, x: m.c(x), c=conv(6, 6, padding_mode="reflect")),
     "convolution as a function": lambda: plain(lambda m, x: F.conv2d(x, m.c.weight), c=nn.Conv2d(6, 6, 1)),
+    "one of the images": lambda: plain(lambda m, x: m.norm(x[0])[None], norm=nn.InstanceNorm2d(6, affine=True)),
+    "weight of another's BatchNorm": lambda: plain(
+        lambda m, x: torch.cat([m.bn(x), m.c(x) * m.bn.weight[:, None, None]], 1), width=12, c=conv(6, 6), bn=nn.BatchNorm2d(6)
+    ),
+    "bias of another": lambda: plain(
+        lambda m, x: torch.cat([m.d(x), m.c(x) * m.d.bias[:, None, None]], 1), width=12, c=conv(6, 6), d=conv(6, 6)
+    ),
     "one weight in two convolutions": lambda: one_weight_twice(),
 }  # fmt: skip
 
