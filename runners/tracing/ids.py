@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from runners.tracing.effects import Call, effect, overwritten
+from runners.tracing.call import Call
+from runners.tracing.effects import effect, overwritten
 from runners.tracing.operations import IN_PLACE, SIZED, ZERO_STAYS_ZERO, ZEROS, is_special, tensors_in
 from runners.tracing.record import Ids, Record, by_channel, small, spread
 from runners.tracing.shapes import SHAPE
