@@ -62,7 +62,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             axes.set_title(stage, fontsize=10)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label(number))
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend(fontsize=8)
     return figure
 

@@ -168,11 +168,6 @@ def _copy_modules(every: Iterable[nn.Module], memo: dict[int, Any]) -> None:
                 continue
             copy = value.detach().clone()
             memo[id(value)] = nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
-    # What is computed anew in every forward pass (by torch.nn.utils.prune, weight_norm) has a history, and no copy of its own.
-    for module in every:
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     for module in modules:
         memo[id(module)].__dict__ = {name: _copied(value, memo) for name, value in vars(module).items()}
 
@@ -196,6 +191,9 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if kind is dict and all(part is None or id(part) in memo for part in value.values()):
         return {key: None if part is None else memo[id(part)] for key, part in value.items()}
+    if isinstance(value, Tensor) and not value.is_leaf:
+        # Computed anew in every forward pass (by torch.nn.utils.prune, weight_norm), and no parameter that deepcopy takes.
+        return value.detach().clone()
     return deepcopy(value, memo)
 
 

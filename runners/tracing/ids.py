@@ -124,7 +124,8 @@ def _attribute(found: Any, name: str, *default: Any) -> Any:
 
 def _convolution(record: Record, name: str, module: _ConvNd, x: Ids, shape: tuple[int, ...]) -> Ids:
     inputs = by_channel(record, x)
-    record.fix(inputs[inputs < 0], reason=f"reaches {name} as a number other than zero")
+    if bool((inputs < 0).any()):
+        record.fix(inputs[inputs < 0], reason=f"reaches {name} as a number other than zero")
     outputs = record.write(name, module, module.out_channels)
     if name not in record.convolutions:
         record.convolutions.append(name)

@@ -55,7 +55,7 @@ def tensors_in(found: Any) -> list[Tensor]:
     """All tensors in nested arguments."""
     if isinstance(found, Tensor):
         return [found]
-    parts = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple | list) else ()
+    parts = found if isinstance(found, tuple | list) else found.values() if isinstance(found, dict) else ()
     return [tensor for part in parts for tensor in tensors_in(part)]
 
 

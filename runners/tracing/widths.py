@@ -6,7 +6,6 @@ y.shape[1] * 4        Width(32), in step: half of the channels would make half o
 y.shape[1] ** -0.5    WidthFloat(0.35): changes in another way; whoever computes with it holds the channels
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ def widths_in(found: Any) -> list[Width | WidthFloat]:
         return [found]
     if isinstance(found, slice):
         found = (found.start, found.stop, found.step)
-    parts = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple | list) else ()
+    parts = found if isinstance(found, tuple | list) else found.values() if isinstance(found, dict) else ()
     return [number for part in parts for number in widths_in(part)]
 
 

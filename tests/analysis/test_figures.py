@@ -7,11 +7,11 @@ from analysis.figures import learning_curves
 
 HISTORY = pd.DataFrame(
     {
-        "epoch": [1, 2, 1, 2, 3],
+        "epoch": [1, 1, 2, 3, 4],
         "train_loss_nats": [2.0, 1.5, 1.0, 0.5, 0.25],
         "train_top1_pct": [20.0, 40.0, 60.0, 80.0, 90.0],
         "test_top1_pct": [15.0, 35.0, 55.0, 75.0, 70.0],
-        "stage": ["trained"] * 2 + ["tuned"] * 3,
+        "stage": ["trained"] + ["tuned"] * 4,
     }
 )
 
@@ -27,4 +27,6 @@ def test_learning_curves_are_of_the_columns_that_the_legend_names() -> None:
         for line, (label, column) in zip(axes.lines, drawn.items(), strict=True):
             assert line.get_label() == label
             np.testing.assert_array_equal(line.get_xydata(), part[["epoch", column]])
+        ticks = axes.get_xticks()
+        np.testing.assert_array_equal(ticks, ticks.round())
     assert [axes.get_ylabel() for axes in figure.axes] == list(columns) * 2
