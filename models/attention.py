@@ -6,7 +6,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.cifar_resnet import BasicBlock
+from models.host import stages
 
 
 class SqueezeExcite(nn.Module):
@@ -23,20 +23,18 @@ class SqueezeExcite(nn.Module):
 
 
 def squeeze_excite(network: nn.Module, *, reduction: Annotated[int, Ge(1)]) -> nn.Module:
-    """`network` with squeeze-and-excitation behind the second BatchNorm of every residual block, in place.
+    """`network` with squeeze-and-excitation at every place for attention, in place.
 
     Args:
         reduction: channels for each unit of the bottleneck, which has at least one unit.
 
     Raises:
-        ValueError: the network has no residual block of ours.
+        ValueError: the network has no place for attention.
 
     Source:
         Hu et al. 2018, "Squeeze-and-excitation networks", section 3 and figure 3; reduction 16 is theirs.
     """
-    blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
-    if not blocks:
-        raise ValueError(f"{type(network).__name__} has no residual block; attention needs a CIFAR ResNet; try model=resnet56")
-    for block in blocks:
-        block.attention = SqueezeExcite(block.bn2.num_features, reduction)
+    for stage in stages(network):
+        for host in stage:
+            host.attention = SqueezeExcite(host.weighed, reduction)
     return network

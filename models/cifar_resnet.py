@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.host import Host
+
 WIDTHS = (16, 32, 64)
 
 
@@ -50,18 +52,17 @@ Kind = Literal["pad", "pad_end", "conv"]
 SHORTCUTS: dict[Kind, Shortcut] = {"pad": PadShortcut, "pad_end": PadEndShortcut, "conv": ConvShortcut}
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Host):
     """conv-BN-ReLU-conv-BN, attention if there is some, plus the shortcut, ReLU."""
 
     def __init__(self, in_channels: int, channels: int, shortcut: Shortcut) -> None:
-        super().__init__()
+        super().__init__(channels)
         stride = 1 if in_channels == channels else 2
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.attention: nn.Module | None = None
         self.shortcut = nn.Identity() if stride == 1 else shortcut(in_channels, channels)
         self.relu2 = nn.ReLU()
 

@@ -1,4 +1,4 @@
-"""Recipes: epochs, batch size, learning rate and its schedule, and their checks before anything is trained."""
+"""Recipes: length, learning rate, regularisation, and their checks before anything is trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,12 @@ from itertools import count
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch.optim import Optimizer
 
+from runners.augmenting.draws import Erase, Mix, Policy
 from runners.process.errors import ConfigError
+from runners.training.penalty import Penalty
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class Recipe:
         lr: the learning rate that `schedule` multiplies.
         schedule: (time in epochs, epochs) -> factor, asked before every step.
         augment: crop and mirror training images as the data set says.
+        label_smoothing: share of the target that all classes get alike.
+        policy: changes the pixels of cropped training images (AutoAugment).
+        erase: changes normalised training images (Cutout).
+        mix: makes one batch of two, images and targets (Mixup, CutMix).
+        penalty: adds to the gradients of a step, before the weights change.
     """
 
     epochs: Annotated[int, Ge(0)]
@@ -29,6 +36,11 @@ class Recipe:
     weight_decay: Annotated[float, Ge(0)]
     schedule: Callable[[float, int], float]
     augment: bool = True
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0
+    policy: Policy | None = None
+    erase: Erase | None = None
+    mix: Mix | None = None
+    penalty: Penalty | None = None
 
     def rate(self, time: float) -> float:
         """The learning rate after `time` epochs."""
