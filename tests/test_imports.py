@@ -14,12 +14,13 @@ PURE = ("criteria", "models", "analysis")
 # Room -> the other rooms it may use. All use `process`, which uses nothing of ours; files of runners/ itself are experiments.
 MAY_USE = {
     "process": (),
-    "data": (),
+    "augmenting": (),
+    "data": ("augmenting",),
     "storage": (),
     "tracing": (),
-    "tasks": ("data",),
+    "tasks": ("augmenting", "data"),
     "measuring": ("data", "tasks"),
-    "training": ("data", "measuring", "storage", "tasks"),
+    "training": ("augmenting", "data", "measuring", "storage", "tasks"),
     "scoring": ("data", "tasks", "tracing"),
     "selection": ("data", "tracing"),
     "pruning": ("data", "tracing", "selection", "storage"),

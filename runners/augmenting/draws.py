@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from runners.data.counter import fold, random_bits, random_integers
+from runners.process.counter import fold, random_bits, random_integers
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from runners.data.counter import fold
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
+from runners.process.counter import fold
 from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory, plain
 from runners.process.redaction import redacted
 from runners.pruning.saved import in_parts

@@ -6,8 +6,8 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt, Le
 
-from runners.data.counter import fold, permutation
 from runners.data.raw import Files, Raw
+from runners.process.counter import fold, permutation
 from runners.process.errors import ConfigError, DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from runners.data.counter import fold, permutation, random_integers
 from runners.data.source import Batch
+from runners.process.counter import fold, permutation, random_integers
 from runners.process.interruption import beat
 
 Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from runners.data.counter import fold, permutation, random_integers
 from runners.data.raw import Files, Pixels, Raw
 from runners.data.resident import Images
 from runners.data.streamed import Streamed
+from runners.process.counter import fold, permutation, random_integers
 from runners.process.errors import ConfigError, DataError
 
 S = TypeVar("S", bound=Images | Streamed)

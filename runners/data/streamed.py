@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from runners.data.counter import fold
 from runners.data.raw import Files
 from runners.data.resident import epoch_order, step_sizes
 from runners.data.source import Batch
+from runners.process.counter import fold
 from runners.process.errors import DataError, ResourceError, lost_worker
 from runners.process.interruption import SIGNALS, beat
 

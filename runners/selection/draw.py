@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from runners.data.counter import permutation
+from runners.process.counter import permutation
 from runners.process.errors import ConfigError
 from runners.selection.draft import Plan
 from runners.selection.going import UnitScores, in_steps, units_to_go

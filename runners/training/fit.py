@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from runners.data.counter import fold
 from runners.data.source import Steps
 from runners.data.splits import Splits
 from runners.measuring.evaluate import measure
+from runners.process.counter import fold
 from runners.storage.resume import Checkpoints
 from runners.storage.stages import Watch, unwatched
 from runners.tasks.classification import CLASSIFICATION

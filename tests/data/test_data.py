@@ -15,12 +15,12 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import functional as TF
 
 from runners.data.cifar import cifar10
-from runners.data.counter import fold, permutation, random_integers
 from runners.data.digits import digits
 from runners.data.fake import fake
 from runners.data.raw import Pixels, Raw
 from runners.data.resident import Images, augmentation
 from runners.data.splits import Splits, load, make_splits
+from runners.process.counter import fold, permutation, random_integers
 from runners.process.errors import ConfigError, DataError
 from support import augmented_epochs, raises_line, resident
 

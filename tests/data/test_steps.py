@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runners.data.counter import fold, random_integers
 from runners.data.resident import Images, all_runs, augmentation
+from runners.process.counter import fold, random_integers
 
 
 def images(n: int = 23) -> Images:

@@ -18,12 +18,12 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
-from runners.data.counter import fold, permutation
 from runners.data.image_folder import image_folder, image_folders
 from runners.data.raw import Files
 from runners.data.source import Batch, Source, Steps
 from runners.data.splits import Splits, load
 from runners.data.streamed import Streamed, StreamedSteps
+from runners.process.counter import fold, permutation
 from runners.process.errors import ConfigError, DataError, ResourceError
 from support import ROOT, raises_line
 

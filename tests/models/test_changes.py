@@ -130,7 +130,7 @@ def test_filters_are_orthogonal_of_the_norm_asked_for() -> None:
 @pytest.mark.parametrize(
     ("change", "lacking"),
     [
-        (lambda n: squeeze_excite(n, reduction=16), "residual block"),
+        (lambda n: squeeze_excite(n, reduction=16), "attention"),
         (lambda n: leaky_relu(n, negative_slope=0.1), "ReLU"),
     ],
 )

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
-from runners.data.counter import fold
 from runners.data.fake import fake
 from runners.data.resident import Images
 from runners.data.source import Batch
@@ -30,6 +29,7 @@ from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate, measure
 from runners.measuring.recalibrate import _equal_batches, recalibrate
 from runners.process import interruption
+from runners.process.counter import fold
 from runners.process.errors import NumericalError
 from runners.process.interruption import Preempted
 from runners.storage import resume

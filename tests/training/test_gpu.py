@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from models.cifar_resnet import cifar_resnet
-from runners.data.counter import fold, permutation, random_integers
 from runners.data.fake import fake
 from runners.data.splits import Splits, load
 from runners.measuring.evaluate import evaluate
 from runners.measuring.recalibrate import recalibrate
+from runners.process.counter import fold, permutation, random_integers
 from runners.process.errors import ConfigError, ResourceError
 from runners.storage.resume import Checkpoints
 from runners.tracing.channels import trace_channels

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from runners.data.counter import fold
 from runners.data.fake import fake
 from runners.data.resident import Images
 from runners.data.splits import Splits, load
 from runners.measuring.evaluate import evaluate
 from runners.measuring.recalibrate import recalibrate
+from runners.process.counter import fold
 from runners.process.errors import ConfigError, NumericalError
 from runners.storage.resume import Checkpoints
 from runners.training import schedule

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
-from runners.data.counter import _mix, fold, permutation, random_bits, random_integers
+from runners.process.counter import _mix, fold, permutation, random_bits, random_integers
 
 # Chance of a wrong alarm, were the seeds not fixed.
 TOO_UNLIKELY = 1e-4
