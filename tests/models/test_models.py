@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from criteria.norm import l1
 from models.cifar_resnet import SHORTCUTS, BasicBlock, Kind, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
+from network_sizes import every_model, models_by_size
 from runners.measuring.cost import cost
 from runners.pruning.remove import remove
 from runners.scoring.score import score
@@ -21,9 +22,6 @@ from runners.selection.rule import Rule
 from runners.selection.select import removed_filters, select
 from runners.tracing.channels import trace_channels
 from support import ROOT, raises_line
-
-# Names of the options whose files leave no value (???) to the user.
-COMPLETE = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if "???" not in path.read_text())
 
 # 853,018 and 1,727,962: the pruning scripts the papers cite (zero-padded shortcut). 20, 32 and 44 follow from them: six
 # more layers are one block a stage of 16, 32 and 64 channels, 2 * 9 * (256 + 1024 + 4096) weights and 4 * 112 of BatchNorm.
@@ -159,11 +157,15 @@ def config_of(model: str) -> DictConfig:
         return compose("config", ["dataset=fake", f"model={model}"])
 
 
-def test_there_are_models() -> None:
-    assert {"resnet20", "resnet56", "resnet110", "vgg16_bn"} <= set(COMPLETE)
+def test_models_are_ordered_by_their_parameters() -> None:
+    sizes = models_by_size()
+    assert list(sizes.values()) == sorted(sizes.values())
+    assert {name: sizes[f"resnet{name}"] for name in PADDED} == PADDED and sizes["vgg16_bn"] == 14_728_266
+    plain = [each.values[0] for each in every_model() if not each.marks]
+    assert plain == list(sizes)[:10] and "resnet20" in plain
 
 
-@pytest.mark.parametrize("model", COMPLETE)
+@pytest.mark.parametrize("model", every_model())
 def test_every_model_runs_is_pruned_and_runs_again(model: str) -> None:
     config = config_of(model)
     assert not OmegaConf.missing_keys(config.model)
