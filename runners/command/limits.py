@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, doc
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, doc
 
 Seed = Annotated[int, Ge(0), Le(9223372036854775807), doc("a whole number from 0 to 2^63 - 1")]
 # Part of a run folder's name; a path or an address could fetch code.
@@ -65,6 +65,36 @@ class Sgd:
     momentum: Annotated[float, Ge(0), Lt(1)]
 
 
+class Adam:
+    """Of torch.optim.Adam and its kin."""
+
+    betas: Annotated[Sequence[Share], MinLen(2), MaxLen(2)]
+    eps: Annotated[float, Gt(0)]
+
+
+class Adagrad:
+    """Of torch.optim.Adagrad."""
+
+    lr_decay: Annotated[float, Ge(0)]
+    initial_accumulator_value: Annotated[float, Ge(0)]
+    eps: Annotated[float, Gt(0)]
+
+
+class Adadelta:
+    """Of torch.optim.Adadelta."""
+
+    rho: Annotated[float, Ge(0), Le(1)]
+    eps: Annotated[float, Gt(0)]
+
+
+class Asgd:
+    """Of torch.optim.ASGD."""
+
+    lambd: Annotated[float, Ge(0)]
+    alpha: Annotated[float, Ge(0)]
+    t0: Annotated[float, Ge(0)]
+
+
 class Timm:
     """Of timm.create_model. What a library fetches has no hash of ours, and would be in no key."""
 
@@ -104,6 +134,12 @@ class Slurm:
 # Function -> the class here that says what it takes.
 INSTEAD: Mapping[str, str] = {
     "torch.optim.SGD": "runners.command.limits.Sgd",
+    "torch.optim.Adam": "runners.command.limits.Adam",
+    "torch.optim.AdamW": "runners.command.limits.Adam",
+    "torch.optim.Adamax": "runners.command.limits.Adam",
+    "torch.optim.Adagrad": "runners.command.limits.Adagrad",
+    "torch.optim.Adadelta": "runners.command.limits.Adadelta",
+    "torch.optim.ASGD": "runners.command.limits.Asgd",
     "timm.create_model": "runners.command.limits.Timm",
     "torchvision.models.get_model": "runners.command.limits.Torchvision",
     "hydra_plugins.prunescope.slurm.SlurmLauncher": "runners.command.limits.Slurm",

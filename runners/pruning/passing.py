@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +18,7 @@ aten = torch.ops.aten
 # The mean of a random draw, by the arguments of the draw.
 MEANS: Mapping[Any, Callable[..., Any]] = {
     aten.native_dropout: lambda x, p, train: (x, True),
+    aten.rrelu_with_noise: lambda x, noise, lower, upper, *_: F.leaky_relu(x, (lower + upper) / 2),
     aten.bernoulli_: lambda x, p=0.5: p,
     aten.bernoulli: lambda x, p=None: x if p is None else p,
     aten.uniform_: lambda x, low=0.0, high=1.0: (low + high) / 2,

@@ -13,7 +13,8 @@ ZERO_STAYS_ZERO = frozenset(
     "bfloat16".split()
 )
 ZERO_BECOMES_NUMBER = frozenset(
-    "sigmoid hardsigmoid logsigmoid exp exp2 cos cosh acos erfc softplus log log2 log10 rsqrt reciprocal oneslike".split()
+    "sigmoid hardsigmoid logsigmoid exp exp2 cos cosh acos erfc softplus log log2 log10 rsqrt reciprocal oneslike "
+    "emptylike randlike randnlike bernoulli".split()  # random draws too
 )
 # As those, of one or several tensors; the numbers beside them decide what becomes of a zero.
 BY_VALUE = frozenset(

@@ -70,9 +70,12 @@ class Training:
         return training
 
     def _share_the_rate(self) -> None:
+        """Gives all groups of parameters one rate, and on a GPU keeps the numbers that steps count in on it, for graphs."""
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
+                if "capturable" in group:
+                    group["capturable"] = self.lr.is_cuda
 
     def train(self) -> None:
         """Puts every network into training mode."""

@@ -282,7 +282,7 @@ def broken(conf: Path, choice: str) -> bool:
         ("runner=one_shot", lambda text: text.replace("runners.one_shot.run", "runners.oneshot.run")),
         ("preset=resnet56_b", lambda text: text.replace("0.6", "6")),
         ("recipe=cifar", lambda text: text.replace("epochs: 180", "epochs: many")),
-        ("schedule@recipe.schedule=cifar_steps", lambda text: text.replace("[82, 164]", "82")),
+        ("schedule@recipe.schedule=steps_82_164", lambda text: text.replace("[82, 164]", "82")),
         ("model=resnet20", lambda text: text.replace("depth", "deep")),
         ("criterion=apoz", lambda text: text.replace("post_act #", "post #")),
     ],
