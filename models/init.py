@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 from torch import nn
 
-
 Gain = Annotated[float, Gt(0)]
 
 

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 # The mean of a random draw, by the arguments of the draw.
 MEANS: Mapping[Any, Callable[..., Any]] = {
     aten.native_dropout: lambda x, p, train: (x, True),
-    aten.rrelu_with_noise: lambda x, noise, lower, upper, *_: F.leaky_relu(x, (lower + upper) / 2),
+    aten.rrelu_with_noise: lambda x, noise, lower=1 / 8, upper=1 / 3, *_: F.leaky_relu(x, (lower + upper) / 2),
     aten.bernoulli_: lambda x, p=0.5: p,
     aten.bernoulli: lambda x, p=None: x if p is None else p,
     aten.uniform_: lambda x, low=0.0, high=1.0: (low + high) / 2,
