@@ -203,7 +203,8 @@ def _parts(module: nn.Module | Tensor, inputs: Kept, outputs: Kept) -> Iterator[
         longest = module.shape.index(module.numel())
         yield module, module.detach().index_select(longest, _index(inputs).to(module.device))
         return
-    named = ("weight", "bias", "running_mean", "running_var")
+    # A BatchNorm may have further parameters (models/attention/iebn.py).
+    named = tuple(dict.fromkeys(("weight", "bias", "running_mean", "running_var", *module._parameters)))
     if isinstance(module, _ConvNd | nn.Linear):
         yield module.weight, _kept_weight(module, inputs, outputs)
         named = ("bias",)

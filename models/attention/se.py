@@ -1,4 +1,4 @@
-"""Attention in the blocks of a network: functions network -> network."""
+"""Squeeze-and-excitation: attention from the means of all channels."""
 
 from typing import Annotated
 
