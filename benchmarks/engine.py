@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.cifar_resnet import cifar_resnet  # noqa: E402
 from models.cifar_vgg import cifar_vgg_bn  # noqa: E402
+from runners.augmenting.changes import Changes
 from runners.data.resident import Images  # noqa: E402
-from runners.data.source import Batch, Steps  # noqa: E402
+from runners.data.source import Steps, TrainingBatch  # noqa: E402
 from runners.tasks.classification import CLASSIFICATION  # noqa: E402
 from runners.tasks.task import NETWORK  # noqa: E402
 from runners.training.engine import Engine  # noqa: E402
@@ -88,13 +89,13 @@ def alternate(peer: Callable[[], object], ours: Callable[[], object], rounds: in
     return median(seconds[0]), median(seconds[1])
 
 
-def drain(batches: Iterator[Batch]) -> tuple[float, float]:
+def drain(batches: Iterator[TrainingBatch]) -> tuple[float, float]:
     """Goes through an epoch; mean and standard deviation of what the network would see."""
     values = torch.stack([torch.stack([x.mean(), x.square().mean()]) * len(x) for x, _ in batches]).sum(0)
     return float(values[0]), float(values[1])
 
 
-def our_batches(steps: Steps) -> Iterator[Batch]:
+def our_batches(steps: Steps) -> Iterator[TrainingBatch]:
     """One epoch of our input."""
     steps.begin(0, position=0)
     for size in steps.sizes:
@@ -103,7 +104,7 @@ def our_batches(steps: Steps) -> Iterator[Batch]:
 
 def pipeline_row(images: Images, rounds: int) -> list[str]:
     """One epoch of input, without a network."""
-    steps = images.steps(BATCH, stream=0, augment=True)
+    steps = images.steps(BATCH, stream=0, changes=Changes(augment=True))
     loader = peer_batches(images)
 
     def peer() -> None:
@@ -131,7 +132,7 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, engine: E
     rule = partial(torch.optim.SGD, momentum=0.9, weight_decay=DECAY)
     updates = [rule(networks[0].parameters(), lr=LR), rule(networks[1].parameters(), lr=torch.tensor(LR), fused=True)]
 
-    def our_step(batch: Batch) -> Tensor:
+    def our_step(batch: TrainingBatch) -> Tensor:
         return CLASSIFICATION.step({NETWORK: forward}, {NETWORK: updates[1]}, batch, precision=engine.precision)
 
     # Both see the same images first, so that their first losses can be compared.
@@ -139,7 +140,7 @@ def step_row(name: str, make: Callable[[], nn.Module], images: Images, engine: E
     first = [peer_step(networks[0], updates[0], x.contiguous(), labels)]
     first.append(float(our_step((x, labels))[0]) / len(x))
     some = images.take(torch.arange(STEPS * BATCH))
-    loader, steps = peer_batches(some), some.steps(BATCH, stream=0, augment=True)
+    loader, steps = peer_batches(some), some.steps(BATCH, stream=0, changes=Changes(augment=True))
 
     def peer() -> None:
         for x, labels in loader:

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
-from runners.data.resident import Batch, Images
+from runners.augmenting.changes import Changes
+from runners.augmenting.draws import Mixture
+from runners.data.resident import Images
+from runners.data.source import Batch, TrainingBatch
 from runners.storage.keys import Keys, Stage
 
 ROOT = Path(__file__).parents[1]
+AUGMENTED = Changes(augment=True)
 
 
 class FixedKeys(Keys):
@@ -103,6 +107,13 @@ def resident(split: object) -> Images:
     return split
 
 
+def labelled(batch: TrainingBatch) -> Batch:
+    """A training batch that is known to be no mixture."""
+    x, labels = batch
+    assert not isinstance(labels, Mixture)
+    return x, labels
+
+
 def augmented_epochs(
     images: Images, *, batch_size: int, crop_padding: int, flip: bool
 ) -> Callable[[int, int], Iterator[Batch]]:
@@ -110,8 +121,8 @@ def augmented_epochs(
     augmented = replace(images, crop_padding=crop_padding, flip=flip)
 
     def epochs(seed: int, epoch: int) -> Iterator[Batch]:
-        steps = augmented.steps(batch_size, stream=seed, augment=True)
+        steps = augmented.steps(batch_size, stream=seed, changes=AUGMENTED)
         steps.begin(epoch, position=0)
-        yield from (steps.draw(size) for size in steps.sizes)
+        yield from (labelled(steps.draw(size)) for size in steps.sizes)
 
     return epochs

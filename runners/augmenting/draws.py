@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from runners.process.counter import fold, random_bits, random_integers
+from runners.process.counter import fold, ordered, random_bits, random_integers
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Draws:
         """A uniform number in [0, 1) for every image, a multiple of 2^-24."""
         return (self.bits(which) >> 8).float() * 2**-24
 
+    def permutation(self, which: int) -> Int64[Tensor, " images"]:
+        """A random order of the images of the step, by their places in it."""
+        return ordered(self.bits(which))
+
 
 class Mixture(NamedTuple):
     """Targets of a batch in which every image is made of two: the share of `labels`, and the rest of `partners`."""
@@ -50,6 +54,7 @@ class Mixture(NamedTuple):
     share: Float[Tensor, " images"]
 
 
+Targets = Int64[Tensor, " images"] | Mixture
 Pixels = UInt8[Tensor, "images channels h w"]
 Normalised = Float[Tensor, "images channels h w"]
 Policy = Callable[[Pixels, Draws], Pixels]

@@ -32,7 +32,7 @@ from runners.tasks.classification import CLASSIFICATION
 from runners.training.engine import Engine, cuda_graph
 from runners.training.fit import Fit, Fitted, fit
 from runners.training.precision import precision
-from runners.training.recipe import Recipe, check_recipe
+from runners.training.recipe import Recipe, check_changes, check_recipe
 from runners.training.retrain import scratch_b
 from runners.training.tensorboard import tensorboard
 
@@ -208,6 +208,7 @@ class Built:
         recipe = self._recipe(section, epochs)
         optimizer: Callable[..., torch.optim.Optimizer] = _instantiate(self.config.optimizer, "optimizer")
         check_recipe(recipe, optimizer, section, len(self.splits.train))
+        check_changes(recipe.changes, section, self.splits.example)
         settings = {"engine": self.engine, "seed": self.values["seed"], "label": label, "watch": self.watch(stage)}
         return partial(fit, recipe=recipe, optimizer=optimizer, **settings)
 

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from runners.data.source import Batch
+from runners.augmenting.changes import CHANGE_WORDS, CROP_WORDS, Changes, epoch_words
+from runners.data.source import Batch, TrainingBatch
 from runners.process.counter import fold, permutation, random_integers
 from runners.process.interruption import beat
 
-Draw = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], Batch]
+Crops = Callable[[Int64[Tensor, " some"], Int64[Tensor, " 3"]], UInt8[Tensor, "some channels h w"]]
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,22 @@ class Images:
             beat()
             yield self.normalise(pixels), labels
 
-    def steps(self, batch_size: int, *, stream: int, augment: bool) -> "ResidentSteps":
-        """Training batches whose order and augmentation are functions of `stream` and the epoch alone."""
-        draw = augmentation(self, crop_padding=self.crop_padding if augment else 0, flip=self.flip and augment)
-        return ResidentSteps(len(self), batch_size, stream, draw, self.labels.device)
+    def steps(self, batch_size: int, *, stream: int, changes: Changes) -> "ResidentSteps":
+        """Training batches whose order and changes are functions of `stream` and the epoch alone."""
+        return ResidentSteps(self, batch_size, stream, changes)
 
 
 class ResidentSteps:
     """Training batches of resident images: the order and random words of an epoch, in tensors that stay where they are.
 
-    The three words are those of crops (down, right) and of mirror images.
     A captured step knows only the places of tensors, so `begin` writes into them, and `draw` counts its steps in one.
     """
 
-    def __init__(self, n_images: int, batch_size: int, stream: int, draw: Draw, device: torch.device) -> None:
-        self.batch_size, self.stream, self.augmented = batch_size, stream, draw
-        sizes = (n_images, 3, 1)
+    def __init__(self, images: Images, batch_size: int, stream: int, changes: Changes) -> None:
+        self.images, self.batch_size, self.stream, self.changes = images, batch_size, stream, changes
+        padding, flip = (images.crop_padding, images.flip) if changes.augment else (0, False)
+        self.crops = crops(images.pixels, crop_padding=padding, flip=flip)
+        sizes, device = (len(images), len(CROP_WORDS + CHANGE_WORDS), 1), images.labels.device
         self.order, self.words, self.position = (torch.zeros(size, dtype=torch.int64, device=device) for size in sizes)
 
     @property
@@ -100,16 +101,19 @@ class ResidentSteps:
     def begin(self, epoch: int, *, position: int) -> None:
         """Starts an epoch of which `position` steps are finished."""
         self.order.copy_(epoch_order(len(self.order), self.stream, epoch, self.order.device))
-        self.words.copy_(torch.tensor([fold(fold(self.stream, epoch), which) for which in (1, 2, 3)]))
+        self.words.copy_(epoch_words(self.stream, epoch, CROP_WORDS + CHANGE_WORDS))
         self.position.fill_(position)
 
     def load(self) -> None:
         """Nothing: all images lie on the device."""
 
-    def draw(self, size: int) -> Batch:
-        """The batch of the next step: augmented, normalised, on the device."""
+    def draw(self, size: int) -> TrainingBatch:
+        """The batch of the next step: changed, normalised, on the device."""
         place = self.position * self.batch_size + torch.arange(size, device=self.position.device)
-        batch = self.augmented(self.order.index_select(0, place), self.words)
+        index = self.order.index_select(0, place)
+        of_crops, words = self.words.split([len(CROP_WORDS), len(CHANGE_WORDS)])
+        pixels, labels = self.crops(index, of_crops), self.images.labels.index_select(0, index)
+        batch = self.changes.make(pixels, labels, index=index, words=words, normalise=self.images.normalise)
         self.position.add_(1)
         return batch
 
@@ -130,7 +134,7 @@ def all_runs(flat: UInt8[Tensor, " bytes"], length: int) -> UInt8[Tensor, "runs 
     return flat.as_strided((flat.numel() - length + 1, length), (1, 1))
 
 
-def augmentation(images: Images, *, crop_padding: int, flip: bool) -> Draw:
+def crops(pixels: UInt8[Tensor, "images channels h w"], *, crop_padding: int, flip: bool) -> Crops:
     """Cropped and mirrored images, as a function of which images and of an epoch's random words.
 
     Uniform crops out of the zero-padded image and mirror images with probability one half, drawn independently for
@@ -143,19 +147,19 @@ def augmentation(images: Images, *, crop_padding: int, flip: bool) -> Draw:
         down 1, right 0:       begins at byte 1 * 4 + 0 = 4, so its rows begin at 4 and 8
         the crop:              runs[[4, 8]] is [[0, 1], [0, 3]]
     """
-    n_images, channels, height, width = images.pixels.shape
-    padded = F.pad(images.pixels, (crop_padding,) * 4).permute(0, 2, 3, 1)
+    n_images, channels, height, width = pixels.shape
+    padded = F.pad(pixels, (crop_padding,) * 4).permute(0, 2, 3, 1)
     copies = torch.stack([padded, padded.flip(2)] if flip else [padded]).flatten()
     runs = all_runs(copies, width * channels)
     pitch, offsets = (width + 2 * crop_padding) * channels, 2 * crop_padding + 1
     rows = torch.arange(height, device=copies.device) * pitch
 
-    def draw(index: Int64[Tensor, " some"], words: Int64[Tensor, " 3"]) -> Batch:
+    def draw(index: Int64[Tensor, " some"], words: Int64[Tensor, " 3"]) -> UInt8[Tensor, "some channels h w"]:
         below = (offsets, offsets, 1 + flip)
         dy, dx, mirror = (random_integers(index, choices, word) for choices, word in zip(below, words, strict=True))
         image = (mirror * n_images + index) * (height + 2 * crop_padding) + dy
         first = image * pitch + dx * channels
-        crops = runs.index_select(0, (first[:, None] + rows).flatten()).view(-1, height, width, channels)
-        return images.normalise(crops.permute(0, 3, 1, 2)), images.labels.index_select(0, index)
+        found = runs.index_select(0, (first[:, None] + rows).flatten()).view(-1, height, width, channels)
+        return found.permute(0, 3, 1, 2)
 
     return draw

@@ -6,7 +6,11 @@ from typing import Protocol
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from runners.augmenting.changes import Changes
+from runners.augmenting.draws import Targets
+
 Batch = tuple[Float[Tensor, "images channels h w"], Int64[Tensor, " images"]]
+TrainingBatch = tuple[Float[Tensor, "images channels h w"], Targets]
 
 
 class Steps(Protocol):
@@ -29,8 +33,8 @@ class Steps(Protocol):
         """Puts what the next step needs where `draw` finds it; nothing for images that lie on the device."""
         ...
 
-    def draw(self, size: int) -> Batch:
-        """The batch of the next step: augmented, normalised, on the device."""
+    def draw(self, size: int) -> TrainingBatch:
+        """The batch of the next step: changed, normalised, on the device."""
         ...
 
 
@@ -55,6 +59,6 @@ class Source(Protocol):
         """All images once, in their own order, normalised and not augmented; the last batch may be smaller."""
         ...
 
-    def steps(self, batch_size: int, *, stream: int, augment: bool) -> Steps:
-        """Training batches whose order and augmentation are functions of `stream` and the epoch alone."""
+    def steps(self, batch_size: int, *, stream: int, changes: Changes) -> Steps:
+        """Training batches whose order and changes are functions of `stream` and the epoch alone."""
         ...

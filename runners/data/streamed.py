@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from runners.augmenting.changes import CHANGE_WORDS, Changes, epoch_words
 from runners.data.raw import Files
 from runners.data.resident import epoch_order, step_sizes
-from runners.data.source import Batch
+from runners.data.source import Batch, TrainingBatch
 from runners.process.counter import fold
 from runners.process.errors import DataError, ResourceError, lost_worker
 from runners.process.interruption import SIGNALS, beat
@@ -89,20 +90,21 @@ class Streamed:
             beat()
             yield self.normalise(pixels.to(self.labels.device)), labels
 
-    def steps(self, batch_size: int, *, stream: int, augment: bool) -> "StreamedSteps":
-        """Training batches whose order and augmentation are functions of `stream` and the epoch alone."""
-        return StreamedSteps(self, batch_size, stream, augment=augment)
+    def steps(self, batch_size: int, *, stream: int, changes: Changes) -> "StreamedSteps":
+        """Training batches whose order and changes are functions of `stream` and the epoch alone."""
+        return StreamedSteps(self, batch_size, stream, changes)
 
 
 class StreamedSteps:
-    """The training batches of one run; `load` copies the next one to the two tensors from which `draw` takes it."""
+    """The training batches of one run; `load` copies the next one to the tensors from which `draw` takes it."""
 
-    def __init__(self, source: Streamed, batch_size: int, stream: int, *, augment: bool) -> None:
-        self.source, self.batch_size, self.stream, self.augment = source, batch_size, stream, augment
+    def __init__(self, source: Streamed, batch_size: int, stream: int, changes: Changes) -> None:
+        self.source, self.batch_size, self.stream, self.changes = source, batch_size, stream, changes
         device, size, most = source.labels.device, source.files.image_size, min(batch_size, len(source))
         self._pixels = torch.zeros(most, source.files.channels, size, size, dtype=torch.uint8, device=device)
-        self._labels = torch.zeros(most, dtype=torch.int64, device=device)
-        self._coming: Iterator[tuple[Tensor, Tensor]] = iter(())
+        sizes = (most, most, len(CHANGE_WORDS))
+        self._labels, self._index, self._words = (torch.zeros(n, dtype=torch.int64, device=device) for n in sizes)
+        self._coming: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(())
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -113,24 +115,28 @@ class StreamedSteps:
         """Starts an epoch of which `position` steps are finished; their images are not decoded."""
         files, labels = self.source.files, self.source.files.labels
         order = epoch_order(len(self.source), self.stream, epoch, torch.device("cpu")).split(self.batch_size)[position:]
-        words = (self.stream, epoch) if self.augment else None
+        words = (self.stream, epoch) if self.changes.augment else None
+        self._words.copy_(epoch_words(self.stream, epoch, CHANGE_WORDS))
         pixels = _pixels(
             Views(files, words, flip=self.source.flip),
             [index.tolist() for index in order],
             num_workers=files.num_workers,
             pin_memory=self._labels.is_cuda,
         )
-        self._coming = zip(pixels, (labels[index] for index in order), strict=True)
+        self._coming = zip(pixels, (labels[index] for index in order), order, strict=True)
 
     def load(self) -> None:
         """Waits for the next batch and copies it to the device."""
-        pixels, labels = next(self._coming)
+        pixels, labels, index = next(self._coming)
         self._pixels[: len(labels)].copy_(pixels, non_blocking=True)
         self._labels[: len(labels)].copy_(labels)
+        self._index[: len(labels)].copy_(index)
 
-    def draw(self, size: int) -> Batch:
-        """The batch that `load` fetched: normalised, on the device."""
-        return self.source.normalise(self._pixels[:size]), self._labels[:size].clone()
+    def draw(self, size: int) -> TrainingBatch:
+        """The batch that `load` fetched: changed, normalised, on the device."""
+        pixels, labels, index = (part[:size] for part in (self._pixels, self._labels, self._index))
+        normalise = self.source.normalise
+        return self.changes.make(pixels, labels.clone(), index=index, words=self._words, normalise=normalise)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ def random_integers(index: Int64[Tensor, " n"], below: int, word: int | Int64[Te
 
 def permutation(n: int, *counters: int, device: torch.device | str = "cpu") -> Int64[Tensor, " n"]:
     """A random order of 0 .. n - 1 (n below 2^31)."""
-    index = torch.arange(n, device=device)
+    return ordered(random_bits(torch.arange(n, device=device), fold(*counters)))
+
+
+def ordered(bits: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The order of 0 .. n - 1 by 32 random bits of each (n below 2^31)."""
     # The index in the low bits makes all keys distinct, so that no sort can order them differently.
-    return ((random_bits(index, fold(*counters)) >> 1) << 31 | index).argsort()
+    return ((bits >> 1) << 31 | torch.arange(len(bits), device=bits.device)).argsort()

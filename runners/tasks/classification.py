@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from runners.data.source import Batch
+from runners.augmenting.draws import Mixture, Targets
+from runners.data.source import Batch, TrainingBatch
 from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory
 from runners.tasks.task import NETWORK, Forward, autocast
 from runners.tasks.trial import on_trial
@@ -41,18 +42,18 @@ class Classification:
             _check_scores(copy.train(), example.repeat(2, 1, 1, 1), num_classes)  # BatchNorm needs two images
 
     def step(
-        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: TrainingBatch, *, precision: str
     ) -> Float[Tensor, " 2"]:
         """Forward, backward, update; the summed loss in nats and the right answers."""
-        (x, labels), update = batch, optimizers[NETWORK]
+        (x, targets), update = batch, optimizers[NETWORK]
         with autocast(x.device, precision):
             logits = networks[NETWORK](x)
-            loss = F.cross_entropy(logits, labels)
+            loss = _mean_loss(logits, targets)
         update.zero_grad(set_to_none=True)
         loss.backward()
         update.step()
         with torch.no_grad():
-            return torch.stack([loss * len(labels), _n_correct(logits, labels)])
+            return torch.stack([loss * len(x), _n_right(logits, targets)])
 
     def count(self, networks: Mapping[str, nn.Module], batch: Batch) -> Float64[Tensor, " 3"]:
         """The summed loss in nats, right answers, and labels among the five highest logits (nan below 100 classes)."""
@@ -95,6 +96,22 @@ CLASSIFICATION = Classification()
 def summed_loss(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> Float[Tensor, ""]:
     """Cross-entropy, summed over images.  [nats]"""
     return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def _mean_loss(logits: Float[Tensor, "images classes"], targets: Targets) -> Float[Tensor, ""]:
+    """Mean cross-entropy; of a mixture, that with either label, by their shares.  [nats]"""
+    if not isinstance(targets, Mixture):
+        return F.cross_entropy(logits, targets)
+    first, second = (F.cross_entropy(logits, labels, reduction="none") for labels in (targets.labels, targets.partners))
+    return (targets.share * first + (1 - targets.share) * second).mean()
+
+
+def _n_right(logits: Float[Tensor, "images classes"], targets: Targets) -> Tensor:
+    """Right answers; of a mixture, the shares of the label that ranks first."""
+    if not isinstance(targets, Mixture):
+        return _n_correct(logits, targets)
+    best = logits.argmax(1)
+    return (targets.share * (best == targets.labels) + (1 - targets.share) * (best == targets.partners)).sum()
 
 
 def _n_correct(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> Int64[Tensor, ""]:

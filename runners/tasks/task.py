@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from runners.data.source import Batch
+from runners.data.source import Batch, TrainingBatch
 
 Forward = Callable[..., Tensor]
 # The name of the network, and of its optimizer, where a task has only one.
@@ -39,7 +39,7 @@ class Task(Protocol):
         ...
 
     def step(
-        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: TrainingBatch, *, precision: str
     ) -> Float[Tensor, " sums"]:
         """Changes the weights once, and returns what is summed over the images of an epoch, left on the device.
 

@@ -93,7 +93,7 @@ def fit_networks(
     rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
     training = Training.start(networks, optimizers, lr=rate, weight_decay=recipe.weight_decay, n_sums=task.n_sums)
     stream = fold(seed, *label.encode())
-    batches = splits.train.steps(recipe.batch_size, stream=stream, augment=recipe.augment)
+    batches = splits.train.steps(recipe.batch_size, stream=stream, changes=recipe.changes)
     n_steps, n_images = len(batches.sizes), len(splits.train)
     rates = Rates(n_steps, rate.device)
     _announce(label, recipe, engine)

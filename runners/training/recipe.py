@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
+from jaxtyping import Float
+from torch import Tensor
 from torch.optim import Optimizer
 
-from runners.augmenting.draws import Erase, Mix, Policy
+from runners.augmenting.changes import Changes
+from runners.augmenting.draws import Draws, Erase, Mix, Policy
 from runners.process.errors import ConfigError
 from runners.training.penalty import Penalty
 
@@ -42,6 +46,11 @@ class Recipe:
     mix: Mix | None = None
     penalty: Penalty | None = None
 
+    @property
+    def changes(self) -> Changes:
+        """Changes of training images, in the step."""
+        return Changes(self.augment, self.policy, self.erase, self.mix)
+
     def rate(self, time: float) -> float:
         """The learning rate after `time` epochs."""
         return self.lr * self.schedule(time, self.epochs)
@@ -71,6 +80,29 @@ def check_recipe(recipe: Recipe, optimizer: Callable[..., Optimizer], label: str
             f"{label}.batch_size={recipe.batch_size} leaves a last batch of one image out of {n_images:,}; BatchNorm "
             f"needs two; choose {label}.batch_size={better}"
         )
+
+
+def check_changes(changes: Changes, label: str, example: Float[Tensor, "1 channels h w"]) -> None:
+    """Refuses, before anything is trained, changes that cannot be made to images of this size.
+
+    Raises:
+        ConfigError: a policy, erase or mix that fails.
+    """
+    x, draws = torch.zeros(2, *example.shape[1:]), Draws(torch.arange(2), torch.tensor(0))
+    trials = {
+        "policy": changes.policy and partial(changes.policy, x.to(torch.uint8), draws),
+        "erase": changes.erase and partial(changes.erase, x, draws),
+        "mix": changes.mix and partial(changes.mix, x, torch.arange(2), draws),
+    }
+    for place, trial in trials.items():
+        try:
+            if trial:
+                trial()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"{label}.{place} cannot be used ({error}); it must fit images of {'x'.join(map(str, x.shape[1:]))}; change "
+                f"its options or leave {place}@{label}.{place} out"
+            ) from error
 
 
 def _last_batch(n_images: int, batch_size: int) -> int:

@@ -30,6 +30,8 @@ ASKED_FOR: Mapping[str, tuple[str, ...]] = {
     "model=torchvision": ("model.name=resnet18", "dataset=cifar10"),
     "schedule@recipe.schedule=steps": ("recipe.schedule.milestones=[2,3]",),
 }
+# Groups that belong to a place in a recipe.
+IN_A_RECIPE = {"schedule", "policy", "erase", "mix", "penalty"}
 # Options that were part of every run's name from the first version on.
 FIRST = {
     *("model", "optimizer", "recipe", "finetune", "dataset", "criterion", "criteria", "runner", "names"),
@@ -63,7 +65,7 @@ def groups(conf: Path) -> list[str]:
         folder = path.parent.relative_to(conf).as_posix()
         if folder == "." or folder.startswith("hydra"):
             continue
-        found.append(f"{'schedule@recipe.schedule' if folder == 'schedule' else folder}={path.stem}")
+        found.append(f"{f'{folder}@recipe.{folder}' if folder in IN_A_RECIPE else folder}={path.stem}")
     return found
 
 

@@ -18,7 +18,7 @@ from runners.data.cifar import cifar10
 from runners.data.digits import digits
 from runners.data.fake import fake
 from runners.data.raw import Pixels, Raw
-from runners.data.resident import Images, augmentation
+from runners.data.resident import Images, crops
 from runners.data.splits import Splits, load, make_splits
 from runners.process.counter import fold, permutation, random_integers
 from runners.process.errors import ConfigError, DataError
@@ -198,7 +198,7 @@ def test_no_padding_and_no_flip_give_the_images_as_they_are() -> None:
 @pytest.mark.parametrize("flip", [True, False])
 def test_crops_are_taken_from_a_view_of_the_padded_images(flip: bool) -> None:
     images = some_images(10, height=8, width=8)
-    held = inspect.getclosurevars(augmentation(images, crop_padding=4, flip=flip)).nonlocals
+    held = inspect.getclosurevars(crops(images.pixels, crop_padding=4, flip=flip)).nonlocals
     runs = held["runs"]
     assert runs.shape == ((1 + flip) * 10 * 3 * 16 * 16 - 23, 24), "every start of a row of 8 pixels of 3 bytes"
     # Padded to 16x16, once or twice; a copy of all windows would be 81 times the images.

@@ -19,7 +19,7 @@ from runners.data.resident import Images
 from runners.data.splits import Splits, make_splits, parted
 from runners.process.errors import DataError
 from runners.storage.keys import AUGMENTATION
-from support import ROOT, augmented_epochs, raises_line
+from support import AUGMENTED, ROOT, augmented_epochs, raises_line
 
 DATASETS = options("dataset")
 
@@ -106,7 +106,7 @@ def test_training_images_are_augmented_as_the_data_set_says(name: str, built: Ca
         epochs = augmented_epochs(train, batch_size=4, crop_padding=train.crop_padding, flip=train.flip)
         x, labels = next(epochs(0, 0))
     else:
-        steps = train.steps(2, stream=0, augment=True)
+        steps = train.steps(2, stream=0, changes=AUGMENTED)
         steps.begin(0, position=0)
         steps.load()
         x, labels = steps.draw(2)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
+from runners.augmenting.changes import Changes
 from runners.data.image_folder import image_folder, image_folders
 from runners.data.raw import Files
 from runners.data.source import Batch, Source, Steps
@@ -25,7 +26,7 @@ from runners.data.splits import Splits, load
 from runners.data.streamed import Streamed, StreamedSteps
 from runners.process.counter import fold, permutation
 from runners.process.errors import ConfigError, DataError, ResourceError
-from support import ROOT, raises_line
+from support import AUGMENTED, ROOT, labelled, raises_line
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES, EACH = ("n01", "n02", "n10"), 7
@@ -107,13 +108,13 @@ def test_the_workers_change_no_batch(root: Path) -> None:
     found = []
     for workers in (0, 1, 2):
         source = streamed(root, num_workers=workers)
-        found.append((epoch(source.steps(4, stream=5, augment=True), 3), list(source.batches(5))))
+        found.append((epoch(source.steps(4, stream=5, changes=AUGMENTED), 3), list(source.batches(5))))
     assert all(same(found[0][0], each[0]) and same(found[0][1], each[1]) for each in found[1:])
 
 
 def test_training_batches_equal_the_slow_obvious_version(root: Path) -> None:
     source = streamed(root)
-    steps = source.steps(4, stream=5, augment=True)
+    steps = source.steps(4, stream=5, changes=AUGMENTED)
     assert list(steps.sizes) == [4, 4, 4, 2]
     for number in (0, 2):
         for (x, labels), (slow_x, slow_labels) in zip(epoch(steps, number), slow_epoch(source, 4, 5, number), strict=True):
@@ -123,10 +124,10 @@ def test_training_batches_equal_the_slow_obvious_version(root: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_that_is_entered_later_goes_on_with_the_same_batches(root: Path, workers: int) -> None:
-    steps = streamed(root, num_workers=workers).steps(4, stream=5, augment=True)
+    steps = streamed(root, num_workers=workers).steps(4, stream=5, changes=AUGMENTED)
     whole = epoch(steps, 1)
     for position in range(5):
-        again = streamed(root, num_workers=workers).steps(4, stream=5, augment=True)
+        again = streamed(root, num_workers=workers).steps(4, stream=5, changes=AUGMENTED)
         assert same(epoch(again, 1, position=position), whole[position:])
 
 
@@ -135,14 +136,14 @@ def test_what_was_done_is_not_decoded_again(root: Path) -> None:
     done = permutation(len(source), fold(5, 0), 0)[:8].tolist()
     for each in done:
         (source.files.root / source.files.names[each]).write_bytes(b"")
-    epoch(source.steps(4, stream=5, augment=True), 0, position=2)
+    epoch(source.steps(4, stream=5, changes=AUGMENTED), 0, position=2)
     with pytest.raises(DataError):
-        epoch(source.steps(4, stream=5, augment=True), 0, position=1)
+        epoch(source.steps(4, stream=5, changes=AUGMENTED), 0, position=1)
 
 
 def test_every_image_comes_once_and_other_streams_and_epochs_differ(root: Path) -> None:
     source = streamed(root)
-    steps, other = source.steps(4, stream=5, augment=True), source.steps(4, stream=6, augment=True)
+    steps, other = source.steps(4, stream=5, changes=AUGMENTED), source.steps(4, stream=6, changes=AUGMENTED)
     found = [epoch(steps, 0), epoch(steps, 0), epoch(steps, 1), epoch(other, 0)]
     assert same(found[0], found[1]) and not same(found[0], found[2]) and not same(found[0], found[3])
     for batches in found:
@@ -155,8 +156,8 @@ def test_without_augmentation_images_are_those_that_measure_in_another_order(roo
     plain = torch.cat([x for x, _ in source.batches(4)])
     order = permutation(len(source), fold(5, 0), 0)
     for steps in (
-        source.steps(4, stream=5, augment=False),
-        streamed(root, flip=False, crop_scale=None).steps(4, stream=5, augment=True),
+        source.steps(4, stream=5, changes=Changes()),
+        streamed(root, flip=False, crop_scale=None).steps(4, stream=5, changes=AUGMENTED),
     ):
         assert torch.equal(torch.cat([x for x, _ in epoch(steps, 0)]), plain[order])
 
@@ -165,7 +166,7 @@ def test_about_half_the_images_are_mirrored_and_none_without_flip(root: Path) ->
     def mirrored(flip: bool) -> int:
         source = streamed(root, crop_scale=None, flip=flip)
         plain = torch.cat([x for x, _ in source.batches(20)])
-        steps, count = source.steps(14, stream=1, augment=True), 0
+        steps, count = source.steps(14, stream=1, changes=AUGMENTED), 0
         for number in range(20):
             [(x, _)] = epoch(steps, number)
             before = plain[permutation(len(source), fold(1, number), 0)]
@@ -194,10 +195,10 @@ def test_measured_images_are_the_centres_in_their_own_order_with_their_labels(ro
 
 
 def test_a_batch_stays_what_it_was_when_the_next_one_is_fetched(root: Path) -> None:
-    steps = streamed(root).steps(4, stream=5, augment=True)
+    steps = streamed(root).steps(4, stream=5, changes=AUGMENTED)
     steps.begin(0, position=0)
     steps.load()
-    x, labels = steps.draw(4)
+    x, labels = labelled(steps.draw(4))
     before = x.clone(), labels.clone()
     steps.load()
     assert torch.equal(x, before[0]) and torch.equal(labels, before[1])
@@ -205,7 +206,7 @@ def test_a_batch_stays_what_it_was_when_the_next_one_is_fetched(root: Path) -> N
 
 def test_batches_are_copied_to_where_they_were_before(root: Path) -> None:
     """A captured step knows only places in memory."""
-    steps = streamed(root).steps(4, stream=5, augment=True)
+    steps = streamed(root).steps(4, stream=5, changes=AUGMENTED)
     assert isinstance(steps, StreamedSteps)
     places = steps._pixels.data_ptr(), steps._labels.data_ptr()
     for number in (0, 1):
@@ -218,7 +219,7 @@ def test_reading_draws_nothing_from_the_generator_that_dropout_uses(root: Path, 
     source = streamed(root, num_workers=workers)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    epoch(source.steps(4, stream=5, augment=True), 0)
+    epoch(source.steps(4, stream=5, changes=AUGMENTED), 0)
     list(source.batches(5))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -235,7 +236,7 @@ def test_a_broken_file_is_one_line(root: Path, workers: int, content: bytes | st
     with raises_line(DataError, path):
         list(source.batches(5))
     with pytest.raises(DataError):
-        epoch(source.steps(4, stream=5, augment=True), 0)
+        epoch(source.steps(4, stream=5, changes=AUGMENTED), 0)
 
 
 def test_a_killed_worker_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +307,7 @@ def test_random_labels_reach_the_batches(root: Path) -> None:
     assert isinstance(plain.train, Streamed) and isinstance(drawn.train, Streamed)
     sources: list[Source] = [plain.train, drawn.train]
     labels = [torch.cat([labels for _, labels in source.batches(5)]) for source in sources]
-    trained = torch.cat([labels for _, labels in epoch(drawn.train.steps(4, stream=5, augment=True), 0)])
+    trained = torch.cat([labels for _, labels in epoch(drawn.train.steps(4, stream=5, changes=AUGMENTED), 0)])
     order = permutation(14, fold(5, 0), 0)
     assert not torch.equal(*labels) and torch.equal(trained, labels[1][order])
     assert torch.equal(plain.test.labels, drawn.test.labels)

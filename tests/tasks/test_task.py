@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
+from runners.augmenting.changes import Changes
 from runners.data.fake import fake
 from runners.data.resident import Images
-from runners.data.source import Batch
+from runners.data.source import Batch, TrainingBatch
 from runners.data.splits import Splits, load
 from runners.measuring.accuracy import accuracy
 from runners.measuring.evaluate import evaluate, measure
@@ -55,7 +56,7 @@ class Game:
     history_columns: Sequence[str] = ("train_critic_nats", "train_generator_nats", "test_critic_nats")
 
     def step(
-        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: TrainingBatch, *, precision: str
     ) -> Tensor:
         x = batch[0]
         generator, critic = networks["generator"], networks["critic"]
@@ -173,7 +174,7 @@ class Signalled(Game):
     done: list[int] | None = None
 
     def step(
-        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: TrainingBatch, *, precision: str
     ) -> Tensor:
         assert self.done is not None
         self.done.append(1)
@@ -187,7 +188,7 @@ class SignalledInTest(Signalled):
     """A game during whose measurement number `at` of the test split SIGTERM comes."""
 
     def step(
-        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: Batch, *, precision: str
+        self, networks: Mapping[str, Forward], optimizers: Mapping[str, Optimizer], batch: TrainingBatch, *, precision: str
     ) -> Tensor:
         return Game.step(self, networks, optimizers, batch, precision=precision)
 
@@ -344,8 +345,8 @@ class Elsewhere:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         return self.inner.batches(batch_size)
 
-    def steps(self, batch_size: int, *, stream: int, augment: bool) -> Any:
-        return self.inner.steps(batch_size, stream=stream, augment=augment)
+    def steps(self, batch_size: int, *, stream: int, changes: Changes) -> Any:
+        return self.inner.steps(batch_size, stream=stream, changes=changes)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
