@@ -2,7 +2,8 @@
 
 from itertools import groupby
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 class Host(nn.Module):
@@ -16,6 +17,10 @@ class Host(nn.Module):
         super().__init__()
         self.weighed = weighed
         self.attention: nn.Module | None = None
+
+    def weigh(self, branch: Float[Tensor, "images weighed h w"]) -> Float[Tensor, "images weighed h w"]:
+        """What the branch gives, weighed by the attention if there is some."""
+        return branch if self.attention is None else self.attention(branch)
 
 
 def stages(network: nn.Module) -> list[list[Host]]:

@@ -1,4 +1,4 @@
-"""The options of conf/model whose files need no value, from the smallest network to the largest."""
+"""Networks of conf/model without weights; and all whose files need no value, from the smallest to the largest."""
 
 from functools import cache
 from typing import Any
@@ -9,26 +9,34 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from support import ROOT
 
 PLAIN = 10  # so many of the smallest run in `make test`, the others in `make test-all`
 
 
-@cache
-def models_by_size() -> dict[str, int]:
-    """Option -> parameters of its network for the images of `dataset=fake`, ascending; no weights are drawn."""
-    names = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if "???" not in path.read_text())
-    images = {"dataset": OmegaConf.load(ROOT / "conf" / "dataset" / "fake.yaml")}
+def without_weights(model: str, *overrides: str, num_classes: int = 10) -> nn.Module:
+    """The network of an option for images of 3x32x32, on the meta device: it has shapes and no numbers."""
+    images = {"dataset": {"channels": 3, "image_size": 32, "num_classes": num_classes}}
     GlobalHydra.instance().clear()
     # The model alone is composed: with all of config.yaml it takes five times as long.
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        configs = {
-            name: OmegaConf.merge(images, OmegaConf.to_container(compose(overrides=[f"+model={name}"]))) for name in names
-        }
+        composed = OmegaConf.merge(images, OmegaConf.to_container(compose(overrides=[f"+model={model}", *overrides])))
     with torch.device("meta"):
-        found = {name: instantiate(config.model) for name, config in configs.items()}
-    sizes = {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in found.items()}
+        return instantiate(composed.model)
+
+
+def num_params(network: nn.Module) -> int:
+    """All numbers that training changes."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@cache
+def models_by_size() -> dict[str, int]:
+    """Option -> parameters of its network for ten classes, ascending."""
+    names = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if "???" not in path.read_text())
+    sizes = {name: num_params(without_weights(name)) for name in names}
     return dict(sorted(sizes.items(), key=lambda item: (item[1], item[0])))
 
 

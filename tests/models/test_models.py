@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from criteria.norm import l1
 from models.cifar_resnet import SHORTCUTS, BasicBlock, Kind, cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
-from network_sizes import every_model, models_by_size
+from network_sizes import every_model, models_by_size, num_params
 from runners.measuring.cost import cost
 from runners.pruning.remove import remove
 from runners.scoring.score import score
@@ -28,10 +28,6 @@ from support import ROOT, raises_line
 PADDED = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 # The training code the papers cite (1x1 convolution with BatchNorm); all but 44, which is 2,752 more than padded, as they are.
 CONVOLVED = {20: 272_474, 32: 466_906, 44: 661_338, 56: 855_770, 110: 1_730_714}
-
-
-def num_params(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_the_expected_counts_agree_with_each_other() -> None:
@@ -128,7 +124,7 @@ def test_convolved_shortcut_by_definition() -> None:
 def test_the_gradient_flows_through_the_shortcut_alone(shortcut: Kind) -> None:
     """The published pruning scripts cut it (their shortcut works on x.data)."""
     torch.manual_seed(0)
-    block = BasicBlock(16, 32, SHORTCUTS[shortcut]).eval()
+    block = BasicBlock(16, 32, 2, SHORTCUTS[shortcut]).eval()
     nn.init.zeros_(block.bn2.weight)
     nn.init.zeros_(block.bn2.bias)
     x = positive(2, 16, 8, 8).requires_grad_()
