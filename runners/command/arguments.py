@@ -10,6 +10,7 @@ from runners.process.hydra_private import Override, chosen_names, flags, parsed
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUP_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,63}")
+ALWAYS_THERE = re.compile(r"\+(experiment|preset|normalisation|model/\w+)=")  # groups that need no + before them
 # Of Hydra's own part of the config, what may be set; the rest decides what is checked, loaded and written.
 HYDRA_KEYS = re.compile(r"hydra\.(mode|verbose|run\.dir|sweeper\.params(\..+)?|launcher\.[a-z]\w*(\.[a-z]\w*)*)")
 HYDRA_GROUPS = {"hydra/launcher": ("basic", "slots", "slurm"), "hydra/job_logging": ("job", "plain")}
@@ -22,7 +23,7 @@ def check_arguments(arguments: Sequence[str]) -> list[str]:
         ConfigError: an unknown flag, a flag that reads a pickle, or an override that `check_overrides` refuses.
     """
     multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    plain = [argument[1:] if re.match(r"\+(experiment|preset|model/\w+)=", argument) else argument for argument in arguments]
+    plain = [argument[1:] if ALWAYS_THERE.match(argument) else argument for argument in arguments]
     ordered = multirun + [argument for argument in plain if argument not in multirun]
     given = flags(ordered, _refuse_flags)
     if given["experimental_rerun"] is not None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from runners.command import normalisation
 from runners.data.splits import Splits, make_splits, parted
 from runners.process import threads
 from runners.process.counter import fold
@@ -103,6 +104,8 @@ class Built:
             f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
             f"images of {size}; {self.values['dataset']['about']}"
         )
+        if self.weights:
+            log.info(plain(f"weights={redacted(str(self.weights))}: {normalisation.told(self.values)}"))
         return found.to(device)
 
     @cached_property

@@ -18,6 +18,7 @@ from runners.command.checks import check_config, file
 from runners.command.explain import told
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
+from runners.command.normalisation import with_expected
 from runners.process.errors import ConfigError, ResourceError, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
 from runners.storage.keys import run_name
@@ -53,21 +54,27 @@ def config_flags(arguments: Sequence[str]) -> list[str]:
     return [f"--{flag.replace('_', '-')}={value}" for flag, value in named.items()]
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str, Any]:
     """The config as plain values, every interpolation worked out, Hydra's own part left out.
+
+    Given weights set the normalisation that they are known to expect, if none is given.
+
+    Args:
+        overrides: the command line that made it; None takes that of this process.
 
     Raises:
         ConfigError: a value that is missing (`???`) or refers to something that is not there.
     """
     try:
         names = [str(key) for key in config if key != "hydra"]
-        return {key: OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key] for key in names}
+        values = {key: OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key] for key in names}
     except OmegaConfBaseException as error:
         if ours := user_error_behind(error):
             raise ours from error
         raise ConfigError(
             f"{error.full_key or 'the config'} has no value ({first_line(error)}); every option needs one; give it"
         ) from error
+    return with_expected(values, HydraConfig.get().overrides.task if overrides is None else overrides)
 
 
 class Gate(Callback):
@@ -107,13 +114,13 @@ def check_single(config: DictConfig, *, looks: bool) -> None:
         raise ConfigError(f"{given[0]} is of sweeps; this is a single run; {way_out}")
 
 
-def check(config: DictConfig) -> dict[str, Any]:
-    """The resolved config of one run.
+def check(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[str, Any]:
+    """The resolved config of one run; `overrides` as in `resolved`.
 
     Raises:
         ConfigError: whatever is wrong with it.
     """
-    values = resolved(config)
+    values = resolved(config, overrides)
     check_keys(values)
     check_config(values)
     return values
@@ -133,7 +140,7 @@ def plan(config: DictConfig) -> list[Job]:
     found: dict[str, Job] = {}
     for overrides in grid:
         composed = compose(overrides)
-        values = check(composed)
+        values = check(composed, overrides)
         if values["runner"].get("looks"):
             about = values["names"]["runner"]
             raise ConfigError(f"runner={about} only looks at others' runs; no sweep is made of it; add hydra.mode=RUN")

@@ -21,7 +21,7 @@ BOOKKEEPING = frozenset(
     "allow_code_drift sweep detach".split()
 )
 # Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
-NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset"})
+NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset", "normalisation"})
 DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
 # Options of data sets that say how training images are augmented, each with its value that changes no image.
 AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
