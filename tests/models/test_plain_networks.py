@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exactness import assert_removed_is_masked, images
-from models.attention import SqueezeExcite, squeeze_excite
+from models.attention.se import SqueezeExcite, squeeze_excite
 from models.cifar_alexnet import cifar_alexnet
 from models.cifar_mobilenet import cifar_mobilenet
 from models.cifar_vgg import CONVS_PER_STAGE, CifarVgg, Depth, StageEnd, cifar_vgg, cifar_vgg_bn, cifar_vgg_rethink
 from models.densenet import DenseLayer, densenet_bc
 from models.host import stages
+from models.small import da_small, hp_small
 from runners.command.gate import check
 from runners.measuring.cost import cost
 from runners.process.errors import ConfigError
@@ -213,6 +214,8 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "densenet with attention": lambda: squeeze_excite(densenet_bc(depth=16, growth=4, num_classes=5), reduction=2),
     "alexnet": lambda: cifar_alexnet(num_classes=5),
     "mobilenet": lambda: cifar_mobilenet(num_classes=5),
+    "da_small": lambda: da_small(num_classes=5),
+    "hp_small": lambda: hp_small(num_classes=5),
 }
 
 
@@ -326,3 +329,51 @@ def test_a_convolution_that_is_not_there_is_refused(factory: Callable[..., nn.Mo
 def test_a_depth_that_densenet_cannot_have_is_refused(depth: int) -> None:
     with raises_line(ValueError, f"depth={depth}", "6n"):
         densenet_bc(depth=depth, growth=12, num_classes=10)
+
+
+def test_counts_of_the_small_networks() -> None:
+    """By hand; 1,250,858 is what Keras prints of its example for CIFAR-10."""
+    convolutions_of_da = 9 * (3 * 32 + 32 * 64 + 64 * 128)
+    assert num_params(da_small(num_classes=10)) == convolutions_of_da + 2 * 224 + (128 * 4 * 4 + 1) * 1000 + 1001 * 10
+    assert num_params(hp_small(num_classes=10)) == 1_250_858
+    # 28x28: 28, 26, 13, 11, 5; two input channels less.
+    grey = 1_250_858 - 2 * 9 * 32 - 64 * (6 * 6 - 5 * 5) * 512
+    assert num_params(hp_small(num_classes=10, in_channels=1)) == grey
+
+
+@pytest.mark.parametrize("factory", [da_small, hp_small])
+@pytest.mark.parametrize(("channels", "given", "side"), [(1, None, 28), (3, None, 32), (3, 16, 16), (1, 10, 10), (3, 65, 65)])
+def test_small_networks_take_images_of_every_side(
+    factory: Callable[..., nn.Module], channels: int, given: int | None, side: int
+) -> None:
+    network = factory(num_classes=7, in_channels=channels, image_size=given)
+    assert network(torch.zeros(2, channels, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("model", ["da_small", "hp_small"])
+@pytest.mark.parametrize(("dataset", "size"), [("cifar10", None), ("mnist", None), ("digits", 16)])
+def test_the_side_of_images_comes_from_the_data_set_if_it_says_it(model: str, dataset: str, size: int | None) -> None:
+    assert model_of(f"model={model}", f"dataset={dataset}")["image_size"] == size
+
+
+@pytest.mark.parametrize("option", ["image_size=7", "dropout=[0.25,0.25]", "dropout=[0.25,0.25,1]", "dropout=0.5"])
+def test_wrong_options_of_hp_small_are_refused(option: str) -> None:
+    with raises_line(ConfigError, option.split("=")[0]):
+        model_of("model=hp_small", f"model.{option}")
+
+
+def test_layers_of_hp_small_are_those_of_the_paper() -> None:
+    """The fifteen nodes of its tables, less the input and the softmax; dropout stands between, and does nothing by default."""
+    network = hp_small(num_classes=10)
+    assert isinstance(network, nn.Sequential)
+    names = [name for name, _ in network.named_children() if "dropout" not in name and name != "flatten"]
+    assert names == "conv1 relu1 conv2 relu2 pool2 conv3 relu3 conv4 relu4 pool4 dense5 relu5 dense6".split()
+    assert [network.get_submodule(f"dropout{number}").p for number in (2, 4, 5)] == [0, 0, 0]
+    network = hp_small(num_classes=10, dropout=[0.25, 0.3, 0.5])
+    assert [network.get_submodule(f"dropout{number}").p for number in (2, 4, 5)] == [0.25, 0.3, 0.5]
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            window = layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+            limit = math.sqrt(6 / (window * (layer.weight.shape[0] + layer.weight.shape[1])))
+            assert 0.98 * limit < float(layer.weight.detach().abs().max()) <= limit
+            assert layer.bias is not None and not layer.bias.any()
