@@ -131,8 +131,8 @@ def _check_scores(network: nn.Module, x: Float[Tensor, "images channels h w"], n
         of_channels = "" if x.shape[1] == 3 else "model=timm (any number of channels), "
         raise ConfigError(
             f"{who} fails in {mode} for images of {_shape(x[0])} ({why}); size and channels must be what it takes; "
-            f"{without_heads}try {of_channels}+model.img_size={x.shape[-1]} (transformers of timm), dataset.image_size=224 or "
-            "another data set"
+            f"{without_heads}try {of_channels}+model.img_size={x.shape[-1]} (transformers of timm), "
+            f"model.image_size={x.shape[-1]} (da_small, hp_small), dataset.image_size=224 or another data set"
         ) from error
     if not isinstance(scores, Tensor):
         kind = type(scores).__name__
