@@ -163,7 +163,7 @@ def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config in the spelling of the first version, by which results are hashed, so that stored ones are found.
 
     There some options had other names, each recipe held the augmentation that is now the data set's (without `augment`:
-    none), and labels were never random. Configs that are spelt so already stay as they are.
+    none), and labels were never random nor smoothed. Configs that are spelt so already stay as they are.
     """
     dataset = dict(config["dataset"])
     moved = {key: dataset.pop(key) for key in AUGMENTATION if key in dataset}
@@ -173,6 +173,8 @@ def as_first_written(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("recipe", "finetune"):
         recipe = dict(config[section])
         augment = recipe.pop("augment", True)
+        if recipe.get("label_smoothing") == 0:
+            del recipe["label_smoothing"]
         spelt[section] = recipe | {key: value if augment else AUGMENTATION[key] for key, value in moved.items()}
     return spelt
 

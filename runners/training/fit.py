@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from runners.storage.stages import Watch, unwatched
 from runners.tasks.classification import CLASSIFICATION
 from runners.tasks.task import NETWORK, Forward, Task
 from runners.training.engine import Engine, own_stream
+from runners.training.penalty import Penalty, near_zero
 from runners.training.progress import Progress
 from runners.training.rates import Rates
 from runners.training.recipe import Recipe
@@ -92,6 +94,7 @@ def fit_networks(
     """
     rate = torch.tensor(recipe.lr, device=splits.train.labels.device)
     training = Training.start(networks, optimizers, lr=rate, weight_decay=recipe.weight_decay, n_sums=task.n_sums)
+    _penalise(training, recipe.penalty)
     stream = fold(seed, *label.encode())
     batches = splits.train.steps(recipe.batch_size, stream=stream, changes=recipe.changes)
     n_steps, n_images = len(batches.sizes), len(splits.train)
@@ -131,8 +134,22 @@ def fit_networks(
             progress.epoch(training.epoch, values)
             if training.epoch < recipe.epochs:
                 keeper.save()
+    if recipe.penalty:
+        for name, network in training.networks.items():
+            log.info(f"{label}: {near_zero(network)} ({name})")
     history = pd.DataFrame(training.rows, columns=["epoch", "lr", *task.history_columns])
     return {name: network.eval() for name, network in training.networks.items()}, history
+
+
+def _penalise(training: Training, penalty: Penalty | None) -> None:
+    """Adds to the gradients of every network right before its optimizer reads them, whatever task called it."""
+    if penalty:
+        for name, optimizer in training.optimizers.items():
+            optimizer.register_step_pre_hook(partial(_add, penalty, training.networks[name]))
+
+
+def _add(penalty: Penalty, network: nn.Module, *_: Any) -> None:
+    penalty(network)
 
 
 def _step(

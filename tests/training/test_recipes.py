@@ -1,8 +1,10 @@
 """Schedules, optimizers and named recipes: their numbers, and that every one of them trains, stops and goes on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +82,8 @@ def test_one_cycle_by_hand() -> None:
 def test_milestones_are_those_of_the_name(name: str) -> None:
     found = whole(f"schedule/{name}.yaml")
     assert found["milestones"] == [int(number) for number in re.findall(r"\d+", name)]
-    assert found["_target_"] == "runners.training.schedule.steps" and found["gamma"] == 0.1
+    assert found["_target_"] == "runners.training.schedule.steps"
+    assert found["gamma"] == (0.2 if name.endswith("_fifth") else 0.1)
 
 
 def optimizer_of(name: str) -> Callable[..., Optimizer]:
@@ -205,3 +208,77 @@ def test_steps_on_a_gpu_never_wait_for_it(name: str) -> None:
     step(as_trained=True)
     with pytest.raises(DataDependentOutputException):
         step(as_trained=False)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A recipe as its source prints it: images a step, weight decay, and the rate from each of these epochs on."""
+
+    epochs: int
+    batch_size: int
+    weight_decay: float
+    rates: Mapping[int, float]
+    augment: bool = True
+
+
+TENTHS, FIFTHS = (0.1, 0.01, 0.001, 0.0001), (0.1, 0.02, 0.004, 0.0008)
+SVHN_FIFTHS = (0.01, 0.002, 0.0004)
+
+
+def falling(rates: Sequence[float], *milestones: int) -> dict[int, float]:
+    """The rates between milestones."""
+    return dict(zip((0, *milestones), rates, strict=False))
+
+
+# Sources: A is the ICLR'21 submission, table 64 (no learning rate; the upstream default); D is Liang et al. 2020, tables 6-8;
+# the others are authors' training code.
+PRINTED = {
+    "cifar": Printed(180, 128, 1e-4, falling(TENTHS, 82, 164)),  # A
+    "finetune": Printed(40, 64, 1e-4, {0: 0.001}),  # rethinking, not printed in A
+    "imagenet": Printed(90, 256, 1e-4, falling(TENTHS, 30, 60)),  # He et al. 2016 and PyTorch's code
+    "imagenet_120": Printed(120, 256, 1e-4, falling(TENTHS, 30, 60, 90)),  # A, and D table 7
+    "bearpaw_resnet": Printed(164, 128, 1e-4, falling(TENTHS, 81, 122)),
+    "bearpaw_vgg": Printed(164, 128, 5e-4, falling(TENTHS, 81, 122)),
+    "bearpaw_wrn": Printed(200, 128, 5e-4, falling(FIFTHS, 60, 120, 160)),
+    "bearpaw_resnext": Printed(300, 128, 5e-4, falling(TENTHS, 150, 225)),
+    "bearpaw_densenet": Printed(300, 64, 1e-4, falling(TENTHS, 150, 225)),
+    "dropact_resnet": Printed(164, 128, 1e-4, falling(TENTHS, 81, 122)),  # D table 6
+    "dropact_wrn": Printed(200, 128, 5e-4, falling(FIFTHS, 80, 120, 160)),
+    "dropact_resnext": Printed(300, 128, 5e-4, falling(TENTHS, 150, 225)),
+    "dropact_vgg19bn": Printed(200, 128, 1e-4, falling(TENTHS, 80, 140)),
+    "dropact_densenet_190_40": Printed(300, 32, 1e-4, falling(TENTHS, 150, 225)),
+    "dropact_densenet_100_12": Printed(300, 64, 1e-4, falling(TENTHS, 150, 225)),
+    "dropact_svhn_wrn": Printed(160, 128, 5e-4, falling(SVHN_FIFTHS, 80, 120), augment=False),  # D table 8
+    "dropact_svhn_resnext": Printed(100, 128, 5e-4, falling(TENTHS, 40, 70), augment=False),
+    "dropact_svhn_densenet": Printed(40, 64, 1e-4, falling(TENTHS, 20, 30), augment=False),
+    "rethinking": Printed(160, 64, 1e-4, falling(TENTHS, 80, 120)),
+    "slimming": Printed(160, 64, 1e-4, falling(TENTHS, 80, 120)),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_named_recipe_is_that_of_its_source(name: str) -> None:
+    recipe: Recipe = instantiate(composed(f"recipe={name}", "dataset=cifar10")["recipe"])
+    printed = PRINTED[name]
+    assert (recipe.epochs, recipe.batch_size, recipe.augment) == (printed.epochs, printed.batch_size, printed.augment)
+    assert recipe.weight_decay == pytest.approx(printed.weight_decay, rel=1e-12)
+    starts = [*printed.rates, printed.epochs]
+    for first, following in pairwise(starts):
+        for time in (first, (first + following) / 2, following - 1e-6):
+            assert recipe.rate(time) == pytest.approx(printed.rates[first], rel=1e-9), time
+    assert (recipe.policy, recipe.erase, recipe.mix, recipe.label_smoothing) == (None, None, None, 0)
+    assert (recipe.penalty is not None) == (name == "slimming")
+
+
+def test_every_recipe_is_compared_with_its_source_or_says_that_it_is_ours() -> None:
+    for path in (ROOT / "conf" / "recipe").glob("*.yaml"):
+        assert path.stem in PRINTED or path.stem == "base" or path.read_text().startswith("# Ours"), path.stem
+
+
+def test_the_schedule_of_any_recipe_can_be_replaced() -> None:
+    found = composed("recipe=dropact_wrn", "dataset=cifar10", "schedule@recipe.schedule=cosine")["recipe"]["schedule"]
+    assert found["_target_"] == "runners.training.schedule.cosine" and "gamma" not in found
+
+
+def test_slimming_has_its_strength() -> None:
+    assert composed("recipe=slimming", "dataset=cifar10")["recipe"]["penalty"]["strength"] == 1e-4
