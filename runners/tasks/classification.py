@@ -23,8 +23,13 @@ TOP5_FROM_CLASSES = 100
 
 @dataclass(frozen=True)
 class Classification:
-    """One network, one optimizer, mean cross-entropy."""
+    """One network, one optimizer, mean cross-entropy.
 
+    Args:
+        label_smoothing: share of the target that all classes get alike, in the loss of training alone.
+    """
+
+    label_smoothing: float = 0.0
     n_sums: int = 2  # loss, right answers
     compared: Sequence[str] = ("top1_pct", "loss_nats")
     history_columns: Sequence[str] = ("train_loss_nats", "train_top1_pct", "test_top1_pct")
@@ -48,7 +53,7 @@ class Classification:
         (x, targets), update = batch, optimizers[NETWORK]
         with autocast(x.device, precision):
             logits = networks[NETWORK](x)
-            loss = _mean_loss(logits, targets)
+            loss = _mean_loss(logits, targets, self.label_smoothing)
         update.zero_grad(set_to_none=True)
         loss.backward()
         update.step()
@@ -78,7 +83,7 @@ class Classification:
         }
 
     def history(self, sums: Sequence[float], n_images: int, tested: Mapping[str, Any]) -> dict[str, float]:
-        """Mean loss and accuracy while training, and accuracy on the test split."""
+        """Mean loss (of smoothed labels) and accuracy while training, and accuracy on the test split."""
         values = (sums[0] / n_images, 100 * (sums[1] / n_images), tested["top1_pct"])
         return dict(zip(self.history_columns, values, strict=True))
 
@@ -98,11 +103,18 @@ def summed_loss(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, "
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def _mean_loss(logits: Float[Tensor, "images classes"], targets: Targets) -> Float[Tensor, ""]:
-    """Mean cross-entropy; of a mixture, that with either label, by their shares.  [nats]"""
+def _mean_loss(logits: Float[Tensor, "images classes"], targets: Targets, label_smoothing: float) -> Float[Tensor, ""]:
+    """Mean cross-entropy with smoothed labels; of a mixture, that with either label, by their shares.  [nats]
+
+    Source:
+        Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
+    """
     if not isinstance(targets, Mixture):
-        return F.cross_entropy(logits, targets)
-    first, second = (F.cross_entropy(logits, labels, reduction="none") for labels in (targets.labels, targets.partners))
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    first, second = (
+        F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        for labels in (targets.labels, targets.partners)
+    )
     return (targets.share * first + (1 - targets.share) * second).mean()
 
 

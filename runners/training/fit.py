@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,7 @@ def fit(
         {NETWORK: network},
         splits,
         checkpoints,
-        task=CLASSIFICATION,
+        task=replace(CLASSIFICATION, label_smoothing=recipe.label_smoothing),
         recipe=recipe,
         optimizers={NETWORK: optimizer},
         engine=engine,

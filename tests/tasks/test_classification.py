@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
 
+from runners.augmenting.draws import Mixture, Targets
 from runners.process.errors import ConfigError, StoreError
 from runners.tasks.classification import CLASSIFICATION
 from support import raises_line
@@ -52,6 +56,39 @@ def test_the_best_epoch_is_the_first_of_the_highest() -> None:
     assert CLASSIFICATION.best(history) == {"best_top1_pct": 70.0, "best_epoch": 2}
     none = CLASSIFICATION.best(history[:0])
     assert math.isnan(none["best_top1_pct"]) and none["best_epoch"] is None
+
+
+MIXTURE = Mixture(torch.tensor([0, 1, 2, 3, 1]), torch.tensor([3, 1, 0, 2, 0]), torch.tensor([0.7, 0.2, 1.0, 0.5, 0.4]))
+
+
+@pytest.mark.parametrize("targets", [MIXTURE, MIXTURE.labels], ids=["mixed", "plain"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_step_on_mixed_and_smoothed_targets_is_that_of_the_written_out_loss(targets: Targets, smoothing: float) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Linear(3, 4), torch.randn(5, 3)
+    logits = network(x).detach().double().requires_grad_()
+    task, update = replace(CLASSIFICATION, label_smoothing=smoothing), SGD(network.parameters(), lr=1.0)
+    bias = network.bias.detach().clone()
+    sums = task.step({"network": network}, {"network": update}, (x, targets), precision="fp32").tolist()
+    loss, right = torch.zeros((), dtype=torch.float64), 0.0
+    for image in range(5):
+        share = float(MIXTURE.share[image]) if isinstance(targets, Mixture) else 1.0
+        for weight, label in ((share, int(MIXTURE.labels[image])), (1 - share, int(MIXTURE.partners[image]))):
+            target = torch.full((4,), smoothing / 4, dtype=torch.float64)
+            target[label] += 1 - smoothing
+            loss = loss - weight * (target * (logits[image] - logits[image].logsumexp(0))).sum()
+            right += weight * (int(logits[image].argmax()) == label)
+    [gradient] = torch.autograd.grad(loss / 5, logits)
+    assert sums == pytest.approx([float(loss.detach()), right], rel=1e-6)
+    torch.testing.assert_close(network.bias.detach(), (bias - gradient.sum(0)).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_without_smoothing_a_step_is_the_same_to_the_bit_and_the_test_loss_never_has_it() -> None:
+    logits, labels = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 10
+    assert torch.equal(F.cross_entropy(logits, labels, label_smoothing=0.0), F.cross_entropy(logits, labels))
+    smoothed = replace(CLASSIFICATION, label_smoothing=0.3)
+    found = [task.count({"network": Given()}, (logits, labels))[:2] for task in (smoothed, CLASSIFICATION)]
+    assert torch.equal(*found)
 
 
 class Head(nn.Module):

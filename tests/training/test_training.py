@@ -167,6 +167,17 @@ def test_fit_equals_a_plain_loop(dropout: float) -> None:
     assert not fitted.training
 
 
+def test_a_recipe_says_how_labels_are_smoothed() -> None:
+    plain, smoothed = (train(small(), recipe(**changes))[0] for changes in ({}, {"label_smoothing": 0.2}))
+    original = F.cross_entropy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "cross_entropy", partial(original, label_smoothing=0.2))
+        expected, _ = slow_fit(small(), data(), recipe(), 0, "train")
+    for (name, value), slow in zip(smoothed.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.allclose(value, slow, rtol=1e-6, atol=1e-6), name
+    assert not same(state(plain), state(smoothed))
+
+
 def test_fit_leaves_the_network_it_was_given_alone() -> None:
     network = small().eval()
     before = state(network)
