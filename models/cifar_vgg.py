@@ -31,7 +31,7 @@ class StageEnd(Host):
 
     def forward(self, x: Float[Tensor, "images channels h w"]) -> Float[Tensor, "images channels h2 w2"]:
         """Half as many rows and columns."""
-        return self.pool(x if self.attention is None else self.attention(x))
+        return self.pool(self.weigh(x))
 
 
 class CifarVgg(nn.Module):

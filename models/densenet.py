@@ -27,7 +27,7 @@ class DenseLayer(Host):
     def forward(self, x: Float[Tensor, "images in h w"]) -> Float[Tensor, "images more h w"]:
         """The input's channels and `growth` more."""
         new = self.conv2(self.relu2(self.bn2(self.conv1(self.relu1(self.bn1(x))))))
-        return torch.cat((x, new if self.attention is None else self.attention(new)), 1)
+        return torch.cat((x, self.weigh(new)), 1)
 
 
 class Transition(nn.Module):

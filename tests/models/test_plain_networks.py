@@ -248,6 +248,19 @@ def test_pruned_exactly(name: str) -> None:
     assert_removed_is_masked(network, 32, (torch.float64,))
 
 
+ATTENTIONS = sorted(path.stem for path in (ROOT / "conf" / "model" / "attention").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("name", ["vgg_bn", "densenet"])
+def test_pruned_exactly_with_every_attention(name: str, attention: str) -> None:
+    torch.manual_seed(0)
+    change = OmegaConf.load(ROOT / "conf" / "model" / "attention" / f"{attention}.yaml")
+    network = instantiate(change, SMALL[name]())
+    assert num_params(network) > num_params(SMALL[name]())
+    assert_removed_is_masked(network, 32, (torch.float64,))
+
+
 @pytest.mark.parametrize("size", [16, 28, 32, 64])
 @pytest.mark.parametrize("name", ["vgg_bn", "vgg_rethink", "densenet", "alexnet", "mobilenet"])
 def test_images_of_other_sizes(name: str, size: int) -> None:
