@@ -2,7 +2,7 @@
 
 from runners.storage.keys import RULE, Stage
 
-DATASET = Stage("dataset", 1, options=("dataset",), contents=("data",))
+DATASET = Stage("dataset", 1, options=("dataset", "labels"), contents=("data",))
 GIVEN = Stage("given", 1, options=("model", "weights", "weights_set"))
 TRAINED = Stage(
     "trained",

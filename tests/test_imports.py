@@ -47,6 +47,7 @@ BEFORE_TORCH = (
     "runners.storage.locks",
     "runners.storage.store",
     "runners.looking.doctor",
+    "runners.looking.datasets",
 )
 WITHOUT_TORCH = (*BEFORE_TORCH, "runners.reporting.report")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

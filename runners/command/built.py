@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from runners.command import normalisation
-from runners.data.splits import Splits, make_splits, parted
+from runners.data.splits import Splits, make_splits, parted, relabelled
 from runners.process import threads
 from runners.process.counter import fold
 from runners.process.errors import ConfigError, UserError, first_line, is_out_of_memory, plain
@@ -73,6 +73,8 @@ class Built:
         """Columns that are true of every row of this run: names of the parts that were built."""
         names = {"model": self.has("model"), "dataset": self.has("splits") or self.has("example")}
         found = {name: self.values["names"][name] for name, built in names.items() if built}
+        if self.has("splits"):
+            found |= self._of_data(self.splits)
         return found | ({"seed": self.values["seed"]} if found or self.has("seed") else {})
 
     @property
@@ -98,7 +100,8 @@ class Built:
         """The data set, on the device."""
         device, target = self.device, self.values["dataset"]["_target_"]
         own, common = parted(get_method(target), self.values["dataset"])
-        found = make_splits(_instantiate(OmegaConf.create({"_target_": target, **own}), "dataset"), **common)
+        raw = _instantiate(OmegaConf.create({"_target_": target, **own}), "dataset")
+        found = make_splits(relabelled(raw, self.values["labels"], self.values["seed"]), **common)
         size = "x".join(map(str, found.example.shape[1:]))
         log.info(
             f"dataset={self.values['names']['dataset']}: {len(found.train):,} training and {len(found.test):,} test "
@@ -106,20 +109,31 @@ class Built:
         )
         if self.weights:
             log.info(plain(f"weights={redacted(str(self.weights))}: {normalisation.told(self.values)}"))
+        for column, value in self._of_data(found).items():
+            log.info(f"{column}: {value}")
         return found.to(device)
+
+    def _of_data(self, splits: Splits) -> dict[str, Any]:
+        """Columns that say that a data set is not what its name promises: permuted labels, and a part of a set."""
+        found: dict[str, Any] = {} if self.values["labels"] == "given" else {"labels": self.values["labels"]}
+        if whole := self.values["dataset"].get("part_of"):
+            sizes = f"{len(splits.train):,} + {len(splits.test):,} images"
+            found["dataset_part"] = f"{sizes} of {whole}"
+        return found
 
     @cached_property
     def example(self) -> Float[Tensor, "1 channels h w"]:
         """One image, for tracing; only a data set whose YAML has no `image_size` is loaded for it, others give zeros."""
         dataset = self.values["dataset"]
-        if "image_size" not in dataset:
+        if dataset.get("image_size") is None:
             return self.splits.example
         return torch.zeros(1, dataset["channels"], dataset["image_size"], dataset["image_size"], device=self.device)
 
     @cached_property
     def data(self) -> str:
         """Hash of the images and labels; of files that were hashed before and are as they were then, it is looked up."""
-        return remembered(Path(self.values["store"]), self.splits.read, self.values["dataset"], self.splits.content)
+        read_as = {**self.values["dataset"], "labels": self.values["labels"]}
+        return remembered(Path(self.values["store"]), self.splits.read, read_as, self.splits.content)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -19,7 +19,7 @@ TOP_LEVEL = ("runners.selection.rule.Rule", "runners.command.limits.TopLevel")  
 # Keys that Hydra reads.
 HYDRAS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 # Keys for people and for the command line; no function takes them.
-NO_ARGUMENTS = {"about"} | RUNNER_BOOKKEEPING
+NO_ARGUMENTS = {"about", "images", "part_of"} | RUNNER_BOOKKEEPING
 # The folder of conf/ whose files stand at a place of the config, where its name is another.
 GROUPS = {"finetune": "recipe", "criteria": "criterion", "hydra": "hydra/launcher"}
 # Ranges of data sets' options, and the function that takes those that all data sets have.

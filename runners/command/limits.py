@@ -30,6 +30,7 @@ class TopLevel:
     skip: Annotated[Sequence[Layer], doc("a list of layers by name, pattern or index from 1 on")]
     after: Literal["finetune", "scratch_e", "scratch_b"]
     seed: Seed
+    labels: Literal["given", "random"]
     precision: Literal["auto", "fp32", "bf16"]
     score_batch_size: Annotated[int, Ge(1)]
     weights: Annotated[str | None, doc("a file, or null to train (an unset shell variable is neither)")]
@@ -48,7 +49,7 @@ class Dataset:
 
     num_classes: Annotated[int, Ge(2)]
     channels: Annotated[int, Ge(1)]
-    image_size: Annotated[int, Ge(1), Le(4096)]
+    image_size: Annotated[int, Ge(1), Le(4096)] | None
     num_images: Annotated[int, Ge(4)]
     test_share: Annotated[float, Gt(0), Lt(1)]
     score_share: Annotated[float, Gt(0), Le(1)]

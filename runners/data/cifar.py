@@ -1,34 +1,19 @@
-"""CIFAR-10, from its published files, which are pickles: none is read whose SHA-256 is not the published one."""
+"""CIFAR-10 and CIFAR-100, from their published files, which are pickles: none is read whose SHA-256 is not a pinned one."""
 
 from pathlib import Path
 
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision import datasets
 
-from runners.data.download import Archive, check_files, prepare
+from runners.data.checksums import CIFAR10, CIFAR100, CIFAR100_PART
+from runners.data.download import find
+from runners.data.published import wrong_file
 from runners.data.raw import Pixels, Raw
-
-# The archive's SHA-256 is the one in Keras (keras.datasets.cifar10); those of its members are of files that have the MD5
-# sums in torchvision.datasets.CIFAR10.
-ARCHIVE = Archive(
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    170_498_071,
-    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    {
-        "cifar-10-batches-py/batches.meta": "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb",
-        "cifar-10-batches-py/data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
-        "cifar-10-batches-py/data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
-        "cifar-10-batches-py/data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
-        "cifar-10-batches-py/data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
-        "cifar-10-batches-py/data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
-        "cifar-10-batches-py/test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
-    },
-)
-FILES = ARCHIVE.files
+from runners.process.errors import DataError
 
 
 def cifar10(*, data_root: str | None, download_root: str) -> Raw:
-    """The real 50,000 + 10,000 images (Krizhevsky 2009).
+    """The real 50,000 + 10,000 images of 10 classes (Krizhevsky 2009).
 
     Args:
         data_root: folder that holds `cifar-10-batches-py`; null downloads it to `download_root`.
@@ -36,21 +21,57 @@ def cifar10(*, data_root: str | None, download_root: str) -> Raw:
     Raises:
         DataError: no such files, files with another checksum, or no network to download them.
     """
-    root = Path(data_root or download_root)
-    if data_root is None:
-        prepare(ARCHIVE, root)
-    check_files(ARCHIVE.files, root)
-    return Raw(_read(root, train=True), _read(root, train=False), tuple(root / name for name in ARCHIVE.files))
+    root, files = find(CIFAR10, data_root, download_root)
+    return Raw(_read(Ten, root, train=True), _read(Ten, root, train=False), files)
 
 
-class Reader(CIFAR10):
+def cifar100(*, data_root: str | None, download_root: str) -> Raw:
+    """The real 50,000 + 10,000 images of 100 fine classes (Krizhevsky 2009).
+
+    Args:
+        data_root: folder that holds `cifar-100-python`; null downloads it to `download_root`.
+
+    Raises:
+        DataError: as `cifar10`; also files that are the part of the set, which has a name of its own.
+    """
+    if data_root is not None and not wrong_file(CIFAR100_PART.files(), Path(data_root)):
+        raise DataError(
+            f"data_root={data_root} has a part of CIFAR-100 (20,000 of the 50,000 training images); dataset=cifar100 is the "
+            "whole set; try dataset=cifar100_part, or the folder of the whole set"
+        )
+    root, files = find(CIFAR100, data_root, download_root)
+    return Raw(_read(Hundred, root, train=True), _read(Hundred, root, train=False), files)
+
+
+def cifar100_part(*, data_root: str | None) -> Raw:
+    """A part of CIFAR-100: 200 of the 500 training images of each class, and all 10,000 test images; not the papers' set.
+
+    Args:
+        data_root: folder that holds the part's `cifar-100-python`.
+
+    Raises:
+        DataError: no such files, or files with another checksum, as the whole set has.
+    """
+    root, files = find(CIFAR100_PART, data_root)
+    return Raw(_read(Hundred, root, train=True), _read(Hundred, root, train=False), files)
+
+
+class Ten(datasets.CIFAR10):
     """torchvision's reader without its MD5 sums, which take longer than the SHA-256 that was checked."""
 
-    train_list = [[name, None] for name, _ in CIFAR10.train_list]
-    test_list = [[name, None] for name, _ in CIFAR10.test_list]
-    meta = CIFAR10.meta | {"md5": None}
+    train_list = [[name, None] for name, _ in datasets.CIFAR10.train_list]
+    test_list = [[name, None] for name, _ in datasets.CIFAR10.test_list]
+    meta = datasets.CIFAR10.meta | {"md5": None}
 
 
-def _read(root: Path, *, train: bool) -> Pixels:
-    found = Reader(root, train=train)
+class Hundred(datasets.CIFAR100):
+    """As `Ten`."""
+
+    train_list = [[name, None] for name, _ in datasets.CIFAR100.train_list]
+    test_list = [[name, None] for name, _ in datasets.CIFAR100.test_list]
+    meta = datasets.CIFAR100.meta | {"md5": None}
+
+
+def _read(reader: type[datasets.CIFAR10], root: Path, *, train: bool) -> Pixels:
+    found = reader(root, train=train)
     return Pixels(torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets))

@@ -5,6 +5,7 @@ CIFAR-10 fetch its 170 MB four times.
 """
 
 import fcntl
+import gzip
 import hashlib
 import http.client
 import os
@@ -14,38 +15,59 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
+from runners.data.published import Archive, Published, check_files, digest, told, wrong_file
 from runners.process.errors import DataError, ResourceError
 
 SCHEME, TIMEOUT_SECONDS, CHUNK, LEFT_BEHIND_SECONDS = "https://", 60, 1 << 20, 3600
 
+
+class Readable(Protocol):
+    """What is copied."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes."""
+        ...
+
+
+UNPACKING_ERRORS = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, KeyError)
 NETWORK_ERRORS = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A published archive.
+def find(
+    published: Published,
+    data_root: str | None,
+    download_root: str | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Path, tuple[Path, ...]]:
+    """The folder above a data set's files, and the files, which have their checksums.
 
     Args:
-        size: in bytes.
-        sha256: of the archive.
-        files: of its members, those that are wanted, each with its SHA-256.
+        data_root: where the files lie; null downloads them to `download_root`.
+        options: of the data set, as `Published.files` takes them.
+
+    Raises:
+        DataError: they are not there, are others, or cannot be downloaded.
     """
-
-    url: str
-    size: int
-    sha256: str
-    files: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.url.rpartition("/")[2]
+    files = published.files(options)
+    if data_root is not None:
+        check_files(files, Path(data_root), published.address)
+    elif download_root is None or not published.archives:
+        raise DataError(
+            f"data_root=null; {told(files)} are not downloaded (nobody offers them over https with a known checksum); get them "
+            f"from {published.address}, put them below one folder, and give it as data_root=DIR"
+        )
+    root = Path(data_root or download_root or "")
+    for archive in published.archives if data_root is None else ():
+        prepare(archive, root)
+    return root, tuple(root / name for name in files)
 
 
 def prepare(archive: Archive, root: Path) -> None:
@@ -55,43 +77,19 @@ def prepare(archive: Archive, root: Path) -> None:
         DataError: no network, or not what was published.
         ResourceError: `root` takes no files, or the disk is full.
     """
+    place = root / archive.folder / archive.name
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _alone(root / f".{archive.name}.lock"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(place.with_name(f".{archive.name}.lock")):
             if wrong_file(archive.files, root):
                 _remove_left_behind(root)
-                if _digest(root / archive.name) != archive.sha256:
-                    _fetch(archive, root / archive.name)
+                if digest(place) != archive.sha256:
+                    _fetch(archive, place)
                 _unpack(archive, root)
     except OSError as error:
         raise ResourceError(
             f"{root} cannot be written ({error.strerror}); it must take files; free some space, or give data_root=DIR"
         ) from error
-
-
-def check_files(files: Mapping[str, str], root: Path) -> None:
-    """Looks for published files below `root`.
-
-    Raises:
-        DataError: one of them is missing, or has another SHA-256 than in `files`.
-    """
-    folder = root / next(iter(files)).partition("/")[0]
-    if not folder.is_dir():
-        raise DataError(f"data_root={root} has no folder {folder.name!r}; it is needed there; give the folder above it")
-    if wrong := wrong_file(files, root):
-        raise DataError(
-            f"the files in {folder} are incomplete or do not have the published checksums ({wrong}); those that torchvision "
-            "unpacks are needed; delete that folder and unpack or download it again"
-        )
-
-
-def wrong_file(files: Mapping[str, str], root: Path) -> str:
-    """The first file that is missing or differs from its SHA-256, and what differs; empty if all are right."""
-    for name, wanted in files.items():
-        found = _digest(root / name)
-        if found != wanted:
-            return f"{name} is missing" if found is None else f"{name} has the SHA-256 {found}, published is {wanted}"
-    return ""
 
 
 class _SameScheme(urllib.request.HTTPRedirectHandler):
@@ -118,38 +116,64 @@ def _fetch(archive: Archive, path: Path) -> None:
 
 def _unpack(archive: Archive, root: Path) -> None:
     """Reads the wanted members and writes them under their own names; whatever else the archive holds is not looked at."""
+    place = root / archive.folder / archive.name
+    contents = _of_tar if archive.name.endswith(".tar.gz") else _of_zip if place.suffix == ".zip" else _of_gzip
     try:
-        with tarfile.open(root / archive.name) as tar:
-            for name, sha256 in archive.files.items():
-                member = tar.getmember(name)
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None:
-                    raise DataError(f"{archive.name} holds {name} as a link; a file is needed; delete {archive.name}")
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(root / name, content, member.size, sha256, f"{archive.name} holds {name} with")
-    except (tarfile.TarError, KeyError) as error:
+        for name, content, size in contents(archive, place):
+            wanted = archive.files[name]
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            length, sha256 = (wanted, None) if isinstance(wanted, int) else (size, wanted)
+            _write(root / name, content, length, sha256, f"{archive.name} holds {name} with")
+    except UNPACKING_ERRORS as error:
         raise DataError(
-            f"{root / archive.name} cannot be unpacked ({' '.join(str(error).split())}); it must be as published; delete it"
+            f"{place} cannot be unpacked ({' '.join(str(error).split())}); it must be as published; delete it"
         ) from error
 
 
-def _write(path: Path, source: IO[bytes], size: int, sha256: str, what: str) -> None:
+Contents = Iterator[tuple[str, Readable, int | None]]  # name, content, and the size where the archive says it
+
+
+def _of_tar(archive: Archive, place: Path) -> Contents:
+    with tarfile.open(place) as tar:
+        for name in archive.files:
+            member = tar.getmember(name)
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is None:
+                raise DataError(f"{archive.name} holds {name} as a link; a file is needed; delete {archive.name}")
+            yield name, content, member.size
+
+
+def _of_zip(archive: Archive, place: Path) -> Contents:
+    with zipfile.ZipFile(place) as whole:
+        for name in archive.files:
+            with whole.open(f"{archive.inside}{Path(name).name}.gz") as packed, gzip.open(packed) as content:
+                yield name, content, None
+
+
+def _of_gzip(archive: Archive, place: Path) -> Contents:
+    [name] = archive.files
+    with gzip.open(place) as content:
+        yield name, content, None
+
+
+def _write(path: Path, source: Readable, size: int | None, sha256: str | None, what: str) -> None:
     """Copies to a file beside `path`, which becomes `path` when it is whole and right."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     found, length = hashlib.sha256(), 0
     try:
         with part.open("wb") as file:
-            while length <= size and (chunk := source.read(CHUNK)):
+            while (size is None or length <= size) and (chunk := source.read(CHUNK)):
                 file.write(chunk)
                 found.update(chunk)
                 length += len(chunk)
             file.flush()
             os.fsync(file.fileno())
-        if length != size or found.hexdigest() != sha256:
-            more = "more than " if length > size else ""
+        if size not in (None, length) or sha256 not in (None, found.hexdigest()):
+            came = f"more than {size}" if size is not None and length > size else length
+            published = " with ".join(str(each) for each in (size, sha256) if each is not None)
             raise DataError(
-                f"{what} {more}{min(length, size)} bytes with the SHA-256 {found.hexdigest()}; published are {size} with "
-                f"{sha256}; try again, or get the files elsewhere and give data_root=DIR"
+                f"{what} {came} bytes with the SHA-256 {found.hexdigest()}; published are {published}; try again, or get the "
+                "files elsewhere and give data_root=DIR"
             )
         part.rename(path)
     finally:
@@ -172,10 +196,3 @@ def _remove_left_behind(root: Path) -> None:
     for part in root.rglob(".*.part"):
         if time.time() - part.stat().st_mtime > LEFT_BEHIND_SECONDS:
             part.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,37 +1,67 @@
-"""MNIST, from its four published files."""
+"""MNIST and the sets that share its format: four idx files, where torchvision unpacks them."""
 
 from pathlib import Path
 
-from torchvision.datasets import MNIST
+import torch
+from torchvision import datasets
 
-from runners.data.download import check_files
+from runners.data.checksums import EMNIST, FASHION_MNIST, MNIST
+from runners.data.download import find
 from runners.data.raw import Pixels, Raw
 from runners.process.errors import DataError
 
-FILES = {
-    "MNIST/raw/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "MNIST/raw/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "MNIST/raw/t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "MNIST/raw/t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
 
-
-def mnist(*, data_root: str | None) -> Raw:
+def mnist(*, data_root: str | None, download_root: str) -> Raw:
     """The 60,000 + 10,000 images of 28x28 grey levels (LeCun, Cortes and Burges 1998).
 
     Args:
-        data_root: folder that holds `MNIST/raw`, unpacked.
+        data_root: folder that holds `MNIST/raw`, unpacked; null downloads it to `download_root`.
 
     Raises:
-        DataError: no such files, or files with another checksum.
+        DataError: no such files, files with another checksum, or no network to download them.
     """
-    if data_root is None:
-        raise DataError("data_root=null; MNIST is not downloaded; give the folder above MNIST/raw as data_root=DIR")
-    root = Path(data_root)
-    check_files(FILES, root)
-    return Raw(_read(root, train=True), _read(root, train=False), tuple(root / name for name in FILES))
+    root, files = find(MNIST, data_root, download_root)
+    return Raw(_pixels(datasets.MNIST(root, train=True)), _pixels(datasets.MNIST(root, train=False)), files)
 
 
-def _read(root: Path, *, train: bool) -> Pixels:
-    found = MNIST(root, train=train)
+def fashion_mnist(*, data_root: str | None, download_root: str) -> Raw:
+    """The 60,000 + 10,000 images of clothes, 28x28 grey levels (Xiao, Rasul and Vollgraf 2017).
+
+    Args:
+        data_root: folder that holds `FashionMNIST/raw`, unpacked; null downloads it to `download_root`.
+
+    Raises:
+        DataError: as `mnist`.
+    """
+    root, files = find(FASHION_MNIST, data_root, download_root)
+    return Raw(_pixels(datasets.FashionMNIST(root, train=True)), _pixels(datasets.FashionMNIST(root, train=False)), files)
+
+
+def emnist(*, data_root: str | None, download_root: str) -> Raw:
+    """The split EMNIST Balanced: 112,800 + 18,800 digits and letters of 47 classes, upright (Cohen et al. 2017).
+
+    The files, and so torchvision's images, have rows and columns exchanged; here a letter stands as it was written.
+
+    Args:
+        data_root: folder that holds `EMNIST/raw`, unpacked; null downloads 562 MB to `download_root`.
+
+    Raises:
+        DataError: as `mnist`; also classes of different sizes, since the files' checksums are not published.
+    """
+    root, files = find(EMNIST, data_root, download_root)
+    train, test = (_upright(_pixels(datasets.EMNIST(root, split="balanced", train=train)), files[0]) for train in (True, False))
+    return Raw(train, test, files)
+
+
+def _upright(part: Pixels, file: Path) -> Pixels:
+    sizes = torch.bincount(part.labels)
+    if sizes.min() != sizes.max():
+        raise DataError(
+            f"the files in {file.parent} have classes of {int(sizes.min()):,} to {int(sizes.max()):,} images; EMNIST Balanced "
+            f"has equally many of each; unpack {EMNIST.address} again"
+        )
+    return Pixels(part.pixels.transpose(2, 3).contiguous(), part.labels)
+
+
+def _pixels(found: datasets.MNIST) -> Pixels:
     return Pixels(found.data[:, None], found.targets)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ from runners.process.counter import fold, permutation, random_integers
 from runners.process.errors import ConfigError, DataError
 
 S = TypeVar("S", bound=Images | Streamed)
+Labels = Literal["given", "random"]
+DESCRIPTIONS = ("about", "images", "part_of")  # keys of a data set's YAML that are for people
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def parted(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> tuple[dict[
         ConfigError: a key that neither takes, or an argument without a key.
     """
     parameters = [inspect.signature(function).parameters for function in (dataset, make_splits)]
-    known = {"_target_": None, "about": None, "raw": None} | dict(parameters[0]) | dict(parameters[1])
+    known = dict.fromkeys(("_target_", "raw", *DESCRIPTIONS)) | dict(parameters[0]) | dict(parameters[1])
     if unknown := sorted(set(given) - set(known)):
         raise ConfigError(f"dataset.{unknown[0]} is no option; {dataset.__name__} does not take it; leave it out")
     needed = {key for each in parameters for key, parameter in each.items() if parameter.default is parameter.empty}
@@ -74,6 +76,21 @@ def load(dataset: Callable[..., Raw], given: Mapping[str, Any]) -> Splits:
     """
     own, common = parted(dataset, given)
     return make_splits(dataset(**own), **common)
+
+
+def relabelled(raw: Raw, labels: Labels, seed: int) -> Raw:
+    """The images with their labels, or with a permutation of them that depends on `seed` alone, for each part its own.
+
+    Every class keeps its number of images; whatever a network learns of permuted labels it has memorised (Zhang et al. 2017,
+    section 2).
+    """
+    if labels == "given":
+        return raw
+    train, test = (
+        replace(part, labels=part.labels[permutation(len(part.labels), fold(seed, *b"labels"), place)])
+        for place, part in enumerate((raw.train, raw.test))
+    )
+    return replace(raw, train=train, test=test)
 
 
 def make_splits(
@@ -98,11 +115,16 @@ def make_splits(
 
     Raises:
         ConfigError: `crop_padding` of files.
-        DataError: an empty split, labels outside 0 .. `num_classes` - 1, images with another number of channels, or a
-            normalisation of the wrong length.
+        DataError: an empty split, labels outside 0 .. `num_classes` - 1, training images of one class only, images with
+            another number of channels, or a normalisation of the wrong length.
     """
     for name, part in (("training", raw.train), ("test", raw.test)):
         _check(name, part, num_classes, channels)
+    if (raw.train.labels == raw.train.labels[0]).all():
+        raise DataError(
+            f"all {len(raw.train.labels):,} training images have the label {int(raw.train.labels[0])}; two classes are needed "
+            "at least; look at the data set's files"
+        )
     if not len(mean) == len(std) == channels:
         raise DataError(
             f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; {channels} channels need one each; give as many"

@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from runners.data.download import wrong_file
+from runners.looking.datasets import state
 from runners.looking.seen import Seen
 from runners.process.errors import ResourceError, StoreError, first_line, some
 from runners.storage.files import write_atomic
@@ -162,18 +161,11 @@ def devices(device: str) -> Finding:
 
 
 def data(name: str, dataset: Mapping[str, Any]) -> Finding:
-    """Compares the files of the chosen data set with their published checksums."""
-    files: Mapping[str, str] = getattr(import_module(dataset["_target_"].rpartition(".")[0]), "FILES", {})
-    root = dataset.get("data_root")
-    if not files:
-        return Finding("ok", f"dataset={name}: no file of it has a published checksum")
-    if root is None and "download_root" in dataset:
-        return Finding("ok", f"data_root=null: {name} is downloaded by the run that needs it; nodes may have no network")
-    if root is None:
-        return Finding("failed", f"data_root=null: {name} is not downloaded; give data_root=DIR")
-    if wrong := wrong_file(files, Path(root)):
-        return Finding("failed", f"data_root={root}: {wrong}; download dataset={name} again")
-    return Finding("ok", f"data_root={root}: all {len(files)} files of {name} have the published checksums")
+    """The state of the chosen data set, its files compared with their published checksums."""
+    found = state(dataset)
+    return Finding(
+        "failed" if found.state in ("missing", "other files") else "ok", f"dataset={name} is {found.state}: {found.line}"
+    )
 
 
 def slurm() -> Finding:

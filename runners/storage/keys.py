@@ -22,7 +22,7 @@ BOOKKEEPING = frozenset(
 )
 # Names of experiments and presets are not hashed; the values they set are. Without a preset the key is left out.
 NAMES_OF_NO_EFFECT = frozenset({"experiment", "preset", "normalisation"})
-DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "num_workers"})
+DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "images", "part_of", "num_workers"})
 # Options of data sets that say how training images are augmented, each with its value that changes no image.
 AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
 # Of a runner's YAML: how it is called and shown, not what it computes.
@@ -43,6 +43,7 @@ NO_EFFECT: Mapping[str, Any] = {
     "compile": False,
     "after": "finetune",
     "weights_set": None,
+    "labels": "given",
 }
 
 

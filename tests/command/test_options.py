@@ -18,7 +18,15 @@ from runners.command.checks import check_config
 from runners.command.gate import check, check_keys, resolved
 from runners.process.errors import ConfigError
 from runners.process.hydra_private import composer
-from runners.storage.keys import BOOKKEEPING, DATASET_BOOKKEEPING, FIRST_NAMES, NO_EFFECT, RUNNER_BOOKKEEPING, run_name
+from runners.storage.keys import (
+    AUGMENTATION,
+    BOOKKEEPING,
+    DATASET_BOOKKEEPING,
+    FIRST_NAMES,
+    NO_EFFECT,
+    RUNNER_BOOKKEEPING,
+    run_name,
+)
 from support import ROOT, raises_line
 
 Values = dict[str, Any]
@@ -46,6 +54,7 @@ FREE = {
     "store",
     "sweep",
     "about",
+    "part_of",
     "train",
     "test",
     "folder",
@@ -243,6 +252,8 @@ def test_every_option_is_in_the_runs_key_or_is_bookkeeping(choice: str) -> None:
             and path[1] in DATASET_BOOKKEEPING
             or path[0] == "runner"
             and path[1] in RUNNER_BOOKKEEPING
+            or path[-1] == "augment"
+            and all(values["dataset"].get(key, off) == off for key, off in AUGMENTATION.items())  # nothing to turn off
         )
         if path[-1] == "name_after":
             continue

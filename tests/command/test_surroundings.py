@@ -33,6 +33,7 @@ from runners.command.gate import check_run_folder, check_writable
 from runners.command.signatures import Signature
 from runners.data import cifar
 from runners.data.cifar import cifar10
+from runners.data.published import Published
 from runners.process.environment import variable
 from runners.process.errors import ConfigError, DataError, ResourceError, StoreError, error_line
 from runners.process.redaction import REDACTED, redacted, redacted_argument
@@ -160,10 +161,10 @@ def test_one_flipped_bit_of_a_data_file_is_found_before_it_is_read(tmp_path: Pat
             read.append(root)
             self.data, self.targets = np.zeros((20, 32, 32, 3), np.uint8), list(range(10)) * 2
 
-    contents = {name: os.urandom(500) for name in cifar.ARCHIVE.files}
+    contents = {name: os.urandom(500) for name in cifar.CIFAR10.files()}
     pinned = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(cifar, "ARCHIVE", cifar.Archive(cifar.ARCHIVE.url, 1, "", pinned))
-    monkeypatch.setattr(cifar, "Reader", Reader)
+    monkeypatch.setattr(cifar, "CIFAR10", Published("", by_hand=pinned))
+    monkeypatch.setattr(cifar, "Ten", Reader)
     (tmp_path / Reader.base_folder).mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

@@ -1,12 +1,14 @@
 """Downloads: what comes is what was published, or nothing is there; no archive writes where it was not asked to."""
 
 import fcntl
+import gzip
 import hashlib
 import io
 import os
 import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,10 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from torchvision import datasets
 
 from runners.data import download
-from runners.data.cifar import ARCHIVE
-from runners.data.download import Archive, prepare, wrong_file
+from runners.data.checksums import PUBLISHED
+from runners.data.download import prepare
+from runners.data.published import Archive, wrong_file
 from runners.process.errors import DataError, ResourceError
 from support import check_line, raises_line
 
@@ -257,6 +261,83 @@ def test_a_file_system_without_locks_is_used_without(server: Server, tmp_path: P
     assert wrong_file(archive.files, tmp_path) == ""
 
 
-def test_the_published_cifar10_is_pinned() -> None:
-    assert ARCHIVE.url.startswith("https://") and ARCHIVE.name == "cifar-10-python.tar.gz"
-    assert len(ARCHIVE.files) == 7 and {len(digest) for digest in (ARCHIVE.sha256, *ARCHIVE.files.values())} == {64}
+def gzipped(content: bytes) -> bytes:
+    """The same bytes at any time."""
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_one_packed_file_is_unpacked_beside_it(pinned: bool, server: Server, tmp_path: Path) -> None:
+    content, packed_file = FILES["batches/one"], gzipped(FILES["batches/one"])
+    server.answers["/one.gz"] = packed_file
+    wanted = hashlib.sha256(content).hexdigest() if pinned else len(content)
+    sha256 = hashlib.sha256(packed_file).hexdigest()
+    archive = Archive(f"{server.address}/one.gz", len(packed_file), sha256, {"A/raw/one": wanted}, "A/raw")
+    for _ in range(2):
+        prepare(archive, tmp_path)
+    assert (tmp_path / "A/raw/one").read_bytes() == content and server.asked == ["/one.gz"]
+    assert sorted(path.name for path in (tmp_path / "A/raw").iterdir()) == [".one.gz.lock", "one", "one.gz"]
+    (tmp_path / "A/raw/one").write_bytes(content[:-1])
+    found = 2999 if wanted == 3000 else hashlib.sha256(content[:-1]).hexdigest()
+    check_line(wrong_file(archive.files, tmp_path), "A/raw/one", found, wanted)
+    wrong = replace(archive, files={"A/raw/one": 2998 if wanted == 3000 else "0" * 64})
+    with raises_line(DataError, "one.gz", "A/raw/one", hashlib.sha256(content).hexdigest(), *wrong.files.values()):
+        prepare(wrong, tmp_path)
+
+
+def zipped(*, left_out: str = "", inside: Callable[[bytes], bytes] = gzipped) -> bytes:
+    """A .zip of packed files, beside others that nobody asked for."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as whole:
+        for name, data in {**FILES, "batches/../../escaped": b"x"}.items():
+            if name != left_out:
+                whole.writestr(f"inner/{name.removeprefix('batches/')}.gz", inside(data))
+    return content.getvalue()
+
+
+def served_zip(server: Server, content: bytes) -> Archive:
+    server.answers["/a.zip"] = content
+    return replace(published(f"{server.address}/a.zip", content), inside="inner/")
+
+
+def test_packed_files_in_a_zip_are_unpacked_twice_and_nothing_else(server: Server, tmp_path: Path) -> None:
+    prepare(served_zip(server, zipped()), tmp_path / "data")
+    assert {name: (tmp_path / "data" / name).read_bytes() for name in FILES} == FILES
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()].count("escaped") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zipped(left_out="batches/one"),
+        b"no archive" * 99,
+        zipped(inside=lambda data: data),
+        zipped(inside=lambda data: gzipped(data)[:-9]),
+        zipped(inside=lambda data: gzipped(data)[:40] + b"?" * 99 + gzipped(data)[139:]),
+    ],
+)
+def test_a_zip_that_cannot_be_unpacked_is_one_line(content: bytes, server: Server, tmp_path: Path) -> None:
+    with raises_line(DataError, tmp_path / "a.zip"):
+        prepare(served_zip(server, content), tmp_path)
+    assert not list(tmp_path.rglob("*.part")) and not (tmp_path / "batches" / "one").exists()
+
+
+def test_what_is_published_is_pinned_and_has_the_names_that_torchvision_gives_it() -> None:
+    archives = [archive for each in PUBLISHED.values() for archive in each.archives]
+    assert len(archives) == 2 + 4 + 4 + 1
+    for archive in archives:
+        assert archive.url.startswith("https://") and archive.size > 4000 and len(bytes.fromhex(archive.sha256)) == 32
+    for each in PUBLISHED.values():
+        assert all(
+            isinstance(wanted, int) or len(bytes.fromhex(wanted)) == 32 for wanted in each.files({"extra": True}).values()
+        )
+    ten, hundred, part, mnist, fashion, emnist, svhn = (set(each.files({"extra": True})) for each in PUBLISHED.values())
+    for reader, found in ((datasets.CIFAR10, ten), (datasets.CIFAR100, hundred), (datasets.CIFAR100, part)):
+        names = [*(name for name, _ in reader.train_list + reader.test_list), reader.meta["filename"]]
+        assert found == {f"{reader.base_folder}/{name}" for name in names}
+    for reader, found in ((datasets.MNIST, mnist), (datasets.FashionMNIST, fashion)):
+        assert found == {f"{reader.__name__}/raw/{name.removesuffix('.gz')}" for name, _ in reader.resources}
+    assert svhn == {name for _, name, _ in datasets.SVHN.split_list.values()}
+    assert set(PUBLISHED["runners.data.svhn.svhn"].files({"extra": False})) == svhn - {"extra_32x32.mat"}
+    assert PUBLISHED["runners.data.mnist.emnist"].archives[0].url == datasets.EMNIST.url and len(emnist) == 4

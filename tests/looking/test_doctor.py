@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runners.looking import doctor
+from runners.data.published import Published
+from runners.looking import datasets, doctor
 from runners.looking.doctor import Finding, worst
 from runners.storage import files
 from runners.storage.store import Store
@@ -71,12 +72,11 @@ def test_a_device_that_is_not_there_is_found() -> None:
     assert doctor.devices("cuda:63").verdict == "failed"
 
 
-@pytest.mark.parametrize("module", ["cifar", "mnist"])
-def test_data_that_is_missing_or_changed_is_found(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_is_missing_or_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {f"folder/{name}": name.encode() * 50 for name in ("a", "b", "meta")}
     published = {name: hashlib.sha256(value).hexdigest() for name, value in content.items()}
-    monkeypatch.setattr(f"runners.data.{module}.FILES", published)
-    dataset = {"_target_": f"runners.data.{module}.x", "data_root": str(tmp_path)}
+    monkeypatch.setattr(datasets, "PUBLISHED", {"runners.data.x.x": Published("https://example.org", by_hand=published)})
+    dataset = {"_target_": "runners.data.x.x", "data_root": str(tmp_path)}
     assert doctor.data("x", dataset).verdict == "failed"
     (tmp_path / "folder").mkdir()
     for name, value in content.items():
