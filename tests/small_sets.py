@@ -28,6 +28,7 @@ READERS = {
     "emnist": (mnist, "EMNIST"),
     "svhn": (svhn, "SVHN"),
 }
+NAMES = (*READERS, "tiny_imagenet", "folder")
 
 
 def images(seed: int, n: int, *shape: int) -> Bytes:
