@@ -32,7 +32,7 @@ def cutout(x: Normalised, draws: Draws, *, length: Annotated[int, Ge(1)]) -> Nor
     rows = _covered(height, draws.integers(height, DOWN) - length // 2, length)
     columns = _covered(width, draws.integers(width, RIGHT) - length // 2, length)
     square = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(square, 0.0, x)
+    return x.clone().masked_fill_(square, 0)  # a copy, since masked_fill would lose channels-last
 
 
 def _covered(size: int, first: Int64[Tensor, " images"], length: int) -> Bool[Tensor, "images size"]:

@@ -1,11 +1,15 @@
 """Changes in the step: their order, their draws, and nothing at all without them."""
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from runners.augmenting.autoaugment import autoaugment
 from runners.augmenting.changes import CHANGE_WORDS, CROP_WORDS, Changes, epoch_words
 from runners.augmenting.cutout import cutout
 from runners.augmenting.draws import Draws, Mixture
@@ -60,6 +64,55 @@ def test_a_step_crops_then_changes_pixels_normalises_erases_and_mixes() -> None:
         assert draws.word.item() == fold(fold(7, 2), number)
 
 
+class OnTheDevice(TorchDispatchMode):
+    """Refuses what would wait for a GPU or copy to it: no captured step could hold it."""
+
+    # Numbers read back, results as long as they turn out, values of Python's made into tensors, copies between devices.
+    WAITS = {
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "repeat_interleave",
+        "bincount",
+    }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.WAITS and not (name == "where" and any(part.dim() == 0 for part in args)), func
+        by_truth = name in ("index", "index_put_") and any(part is not None and part.dtype == torch.bool for part in args[1])
+        assert not by_truth, func
+        return func(*args, **(kwargs or {}))
+
+
+EVERYTHING = Changes(
+    augment=True,
+    policy=partial(autoaugment, learnt_on="cifar10", fill=0),
+    erase=partial(cutout, length=3),
+    mix=partial(cutmix, alpha=1, probability=0.5),
+)
+
+
+def test_steps_wait_for_no_device() -> None:
+    """All is work on the device; the first step makes tables."""
+    for changes in (EVERYTHING, replace(EVERYTHING, mix=partial(mixup, alpha=0.2))):
+        steps = images().steps(5, stream=7, changes=changes)
+        steps.begin(0, position=0)
+        steps.draw(5)
+        with OnTheDevice():
+            steps.draw(5)
+    flags = torch.tensor([True, False])
+    for waits in (
+        lambda: flags.sum().item(),
+        lambda: flags[flags],
+        lambda: torch.tensor(1.0),
+        lambda: torch.where(flags, 0, 1),
+    ):
+        with pytest.raises(AssertionError), OnTheDevice():
+            waits()
+
+
 def test_words_of_crops_are_as_they_were_and_none_is_used_twice() -> None:
     assert len({*CROP_WORDS, *CHANGE_WORDS}) == 6
     # fold(fold(7, 2), which) for 1, 2, 3, as steps of the first version drew crops.
@@ -71,7 +124,7 @@ def test_words_of_crops_are_as_they_were_and_none_is_used_twice() -> None:
     [
         Changes(erase=partial(cutout, length=4)),
         Changes(augment=True, mix=partial(mixup, alpha=1)),
-        Changes(augment=True, erase=partial(cutout, length=3), mix=partial(cutmix, alpha=1, probability=0.5)),
+        EVERYTHING,
     ],
 )
 def test_an_epoch_goes_on_in_the_middle_with_the_same_changes(changes: Changes) -> None:
