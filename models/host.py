@@ -32,6 +32,7 @@ def stages(network: nn.Module) -> list[list[Host]]:
     hosts = [(name.rpartition(".")[0], module) for name, module in network.named_modules() if isinstance(module, Host)]
     if not hosts:
         raise ValueError(
-            f"{type(network).__name__} has no block that takes attention; our residual networks, VGG and DenseNet have; try model=resnet56"
+            f"{type(network).__name__} has no block that takes attention; our residual networks, VGG and DenseNet have; "
+            "try model=resnet56"
         )
     return [[host for _, host in stage] for _, stage in groupby(hosts, lambda each: (each[0], each[1].weighed))]
