@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from runners.command.arguments import CONF
 from runners.command.limits import INSTEAD
 from runners.command.ranges import FUNCTION, Range, like, written_as
-from runners.command.signatures import OURS, signature
+from runners.command.signatures import OURS, signature, uses
 from runners.process.errors import ConfigError
 from runners.storage.keys import RUNNER_BOOKKEEPING
 
@@ -52,6 +52,11 @@ CONFLICTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str, str], ...] = (
         lambda config: config["weights_set"] is not None and config["weights"] is None,
         "weights_set without weights cannot be used; it names a set of weights in a file",
         "try weights=FILE, or leave weights_set out",
+    ),
+    (
+        lambda config: "attention" in config["model"] and not uses(str(config["model"].get("_target_")), "models.host"),
+        "model/attention cannot be used with this network, which has no place for it; it weighs the branches of our networks",
+        "try model=resnet56, or leave model/attention out",
     ),
 )
 

@@ -56,6 +56,13 @@ def signature(target: str) -> Signature | None:
     return None
 
 
+def uses(target: str, module: str) -> bool:
+    """True if the file that defines the function at a dotted path imports something of `module`."""
+    found = _find(target)
+    meant = _names(found.module).values() if found else ()
+    return any(isinstance(name, str) and name.startswith(f"{module}.") for name in meant)
+
+
 def _of_class(node: ast.ClassDef, module: str) -> Signature:
     """Options that `__init__` takes, or the fields of a dataclass and of the classes that it inherits from."""
     for part in node.body:
