@@ -18,7 +18,9 @@ def covering(columns: Mapping[str, Sequence[str]]) -> list[Row]:
         row: Row = dict(next(iter(missing)))
         for column, options in columns.items():
             if column not in row:
-                row[column] = max(options, key=lambda option: sum(_pair(column, option, *other) in missing for other in row.items()))
+                row[column] = max(
+                    options, key=lambda option: sum(_pair(column, option, *other) in missing for other in row.items())
+                )
         for pair in combinations(row.items(), 2):
             missing.pop(frozenset(pair), None)
         found.append({column: row[column] for column in columns})
