@@ -57,10 +57,17 @@ def signature(target: str) -> Signature | None:
 
 
 def uses(target: str, module: str) -> bool:
-    """True if the file that defines the function at a dotted path imports something of `module`."""
+    """True if the file that defines the function at a dotted path imports `module`, or one of its own package that does."""
     found = _find(target)
-    meant = _names(found.module).values() if found else ()
-    return any(isinstance(name, str) and name.startswith(f"{module}.") for name in meant)
+    waiting, seen = [found.module] if found else [], set[str]()
+    while waiting:
+        here = waiting.pop()
+        seen.add(here)
+        imported = {str(name).rpartition(".")[0] for name in _names(here).values() if isinstance(name, str)}
+        if module in imported:
+            return True
+        waiting += [each for each in imported - seen if each.partition(".")[0] == module.partition(".")[0]]
+    return False
 
 
 def _of_class(node: ast.ClassDef, module: str) -> Signature:

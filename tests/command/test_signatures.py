@@ -7,7 +7,7 @@ import pytest
 
 from runners.command import signatures
 from runners.command.ranges import like
-from runners.command.signatures import signature
+from runners.command.signatures import signature, uses
 from support import names
 
 SOURCE = """
@@ -142,3 +142,17 @@ def test_without_an_annotation_the_type_of_the_default_counts(default: Any, righ
     allowed = like(default)
     assert allowed is not None and all(map(allowed.right, right)) and not any(map(allowed.right, wrong))
     assert like(None) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("models.cifar_resnet.cifar_resnet", True),
+        ("models.cifar_resnext.cifar_resnext", True),  # whose blocks are of another file
+        ("models.cifar_alexnet.cifar_alexnet", False),
+        ("timm.create_model", False),
+        ("models.nothing.at_all", False),
+    ],
+)
+def test_a_file_uses_what_it_imports_and_what_that_imports(target: str, expected: bool) -> None:
+    assert uses(target, "models.host") is expected
