@@ -85,8 +85,8 @@ def check_files(files: Mapping[str, Checksum], root: Path, address: str) -> None
         )
     if wrong := wrong_file(files, root):
         raise DataError(
-            f"the files in {folder} are incomplete or do not have the published checksums ({wrong}); those from {address} "
-            "are needed, unpacked as torchvision does it; delete them, and unpack or download them again"
+            f"the files in {folder} are incomplete or do not have the published checksums ({wrong}); {told(files)} from "
+            f"{address} are needed, unpacked as torchvision does it; delete what is there, and unpack or download it again"
         )
 
 
