@@ -35,7 +35,8 @@ def num_params(network: nn.Module) -> int:
 @cache
 def models_by_size() -> dict[str, int]:
     """Option -> parameters of its network for ten classes, ascending."""
-    names = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if "???" not in path.read_text())
+    files = {path.stem: path.read_text() for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "none"}
+    names = sorted(name for name, text in files.items() if "???" not in text)
     sizes = {name: num_params(without_weights(name)) for name in names}
     return dict(sorted(sizes.items(), key=lambda item: (item[1], item[0])))
 

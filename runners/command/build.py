@@ -12,6 +12,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from runners.command.built import Built
+from runners.command.networkless import runner_of
 from runners.process.errors import ConfigError, plain
 from runners.process.inject import Missing, arguments
 from runners.process.redaction import redacted, redacted_argument
@@ -30,7 +31,7 @@ def execute(config: DictConfig, values: Mapping[str, Any], folder: Path, root: P
     """
     started = time.monotonic()
     built = Built(config, values, folder)
-    runner = get_method(config.runner._target_)
+    runner = get_method(runner_of(values))
     given = _arguments(runner, values, built)
     # Only what made the numbers counts: the code as it is now, and nothing of an earlier run in this folder.
     provenance = facts.facts(root, built.device)

@@ -25,6 +25,7 @@ from runners.scoring.score import Ranking, check_criteria
 from runners.selection.rule import Rule
 from runners.storage import facts, keys
 from runners.storage import folder as run_folder
+from runners.storage.convolutions import Convolutions, read_convolutions
 from runners.storage.fingerprints import remembered
 from runners.storage.stages import Stages, Watch, unwatched
 from runners.storage.store import Store
@@ -141,10 +142,22 @@ class Built:
         torch.manual_seed(self.values["seed"])
         network = self._network()
         if self.weights:
-            self.taken = load_weights(network, self.weights, self.values["weights_set"])
-            for line in told(self.taken):
-                log.info(plain(f"weights={redacted(str(self.weights))}: {line}"))
+            self._take(load_weights(network, self.weights, self.values["weights_set"]))
         return network
+
+    @cached_property
+    def convolutions(self) -> Convolutions:
+        """The convolutions in the file of given weights, without a network."""
+        assert self.weights
+        found = read_convolutions(self.weights, self.values["weights_set"])
+        self._take(found.taken)
+        return found.to(self.device)
+
+    def _take(self, taken: Taken) -> None:
+        """Notes what was read of the file of given weights, and says it."""
+        self.taken = taken
+        for line in told(taken):
+            log.info(plain(f"weights={redacted(str(self.weights))}: {line}"))
 
     def _network(self) -> nn.Module:
         factory, changes = in_parts(self.values["model"])

@@ -74,6 +74,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     for section in MANY:
         _check_names(section, config[section])
     for path, node in _functions(config):
+        if path == "model" and isinstance(node, Mapping) and "_target_" not in node:
+            continue  # without a network: `networkless` checks it
         check_function(config, path, node)
     for contradicts, what, fix in CONFLICTS:
         if contradicts(config):

@@ -18,6 +18,7 @@ from runners.command.checks import check_config, file
 from runners.command.explain import told
 from runners.command.launcher_checks import check_launcher
 from runners.command.look import look
+from runners.command.networkless import check_network
 from runners.command.normalisation import with_expected
 from runners.process.errors import ConfigError, ResourceError, first_line, user_error_behind
 from runners.process.hydra_private import composer, flags
@@ -123,6 +124,7 @@ def check(config: DictConfig, overrides: Sequence[str] | None = None) -> dict[st
     values = resolved(config, overrides)
     check_keys(values)
     check_config(values)
+    check_network(values)
     return values
 
 

@@ -1,7 +1,7 @@
 """Scores of every filter of every convolution by every criterion, as one tidy table."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,20 +81,49 @@ def score(
         NumericalError: weights, a loss or scores that are not finite.
         ConfigError: a criterion that does not give one score a filter.
     """
-    single = {name: each for name, each in criteria.items() if not isinstance(each, Ensemble)}
+    single = _single(criteria)
     layers = list(dict.fromkeys(channels.convolutions if layers is None else layers))
     for layer in layers:
         _check_weights(network, layer)
     traced = follow(network)
     seen = _seen(network, layers, single, images, batch_size)
+    return _scored(((layer, _views(traced, channels, seen, layer)) for layer in layers), criteria, seen)
+
+
+def score_weights(weights: Mapping[str, Tensor], criteria: Mapping[str, Ranking]) -> pd.DataFrame:
+    """As `score`, of layers of which the weights are known alone; all `criteria` are of `from_weights`.
+
+    Args:
+        weights: layer -> filters (out in h w).
+    """
+    views = ((layer, {Label: Label(layer, len(weight)), Weights: Weights(weight)}) for layer, weight in weights.items())
+    return _scored(views, criteria, Observations())
+
+
+def from_weights(criteria: Mapping[str, Ranking]) -> dict[str, Ranking]:
+    """The criteria that need the weights of a layer and nothing else, and ensembles of such."""
+    alone = {name for name, each in _single(criteria).items() if needs(each) in (Label, Weights)}
+    return {
+        name: each for name, each in criteria.items() if alone >= (set(each.members) if isinstance(each, Ensemble) else {name})
+    }
+
+
+def _single(criteria: Mapping[str, Ranking]) -> dict[str, Criterion]:
+    """Those that score by themselves."""
+    return {name: each for name, each in criteria.items() if not isinstance(each, Ensemble)}
+
+
+def _scored(
+    views_of: Iterable[tuple[str, Mapping[type, Any]]], criteria: Mapping[str, Ranking], seen: Observations
+) -> pd.DataFrame:
+    """The table of all layers, each with the views that it has, in order."""
     found: list[tuple[str, int, str, np.ndarray]] = []
     residuals: dict[str, float] = {}
-    for index, layer in enumerate(layers, 1):
-        views = _views(traced, channels, seen, layer)
-        for name, criterion in single.items():
+    for index, (layer, views) in enumerate(views_of, 1):
+        for name, criterion in _single(criteria).items():
             scores = _scores(criterion, views, seen.state(layer, name))
             if scores is not None:
-                _check_scores(scores, name, layer, len(channels.writes[layer]))
+                _check_scores(scores, name, layer, views[Label].num_filters)
                 found.append((layer, index, name, scores))
         if "median" in vars(views.get(Weights, seen)):
             residuals[layer] = views[Weights].median.residual

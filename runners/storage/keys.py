@@ -26,7 +26,7 @@ DATASET_BOOKKEEPING = frozenset({"data_root", "download_root", "about", "images"
 # Options of data sets that say how training images are augmented, each with its value that changes no image.
 AUGMENTATION: Mapping[str, Any] = {"crop_padding": 0, "flip": False, "crop_scale": None}
 # Of a runner's YAML: how it is called and shown, not what it computes.
-RUNNER_BOOKKEEPING = frozenset({"looks", "name_after"})
+RUNNER_BOOKKEEPING = frozenset({"looks", "name_after", "without_network"})
 NAME_AFTER = ("dataset", "model", "runner")
 
 # What a rule of selection is made of.

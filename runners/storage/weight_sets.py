@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runners.process.errors import StoreError, some
@@ -65,6 +66,29 @@ def weight_sets(found: Mapping[Any, Any], names: Collection[str]) -> list[Weight
         for each in _sets(path, tensors, known, averaged=swapped and path[:1] == ("state_dict",))
     ]
     return [each for each in sets if each.complete] or sets
+
+
+def own_sets(found: Mapping[Any, Any]) -> list[WeightSet]:
+    """The sets of a file whose network is not known: each mapping that holds a convolution, averages in it apart."""
+    sets: dict[tuple[Entries, str], WeightSet] = {}
+    for path, tensors in _mappings(found):
+        if any(BESIDE.fullmatch(entry) for entry in path) or not any(map(is_convolution, tensors.values())):
+            continue
+        for each in weight_sets(found, _own_names(tensors)):
+            known = sets.get((each.path, each.name), each)  # by the names of another mapping, which may lack some
+            sets[each.path, each.name] = max(known, each, key=lambda one: len(one.values))
+    return [each for each in sets.values() if any(map(is_convolution, each.values.values()))]
+
+
+def is_convolution(value: Tensor) -> bool:
+    """True if a tensor can be the weights of a convolution: four dimensions of plain numbers."""
+    plain = value.layout == torch.strided and not (value.is_quantized or value.is_meta)
+    return plain and value.ndim == 4 and value.numel() > 0 and value.is_floating_point()
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key by which names are sorted with their numbers as numbers: `block2` before `block10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def choose(sets: Sequence[WeightSet], asked: str | None, file: object) -> WeightSet:
@@ -178,6 +202,15 @@ def _ends(names: Iterable[str], known: Collection[str]) -> dict[str, set[str]]:
                 found.setdefault(name[: len(name) - len(end)], set()).add(end)
             end = end.partition(".")[2]
     return found
+
+
+def _own_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of a network's tensors among those of a mapping: without wrappers, averages and what lies beside."""
+    names = [name for name in map(bare, tensors) if not BESIDE.fullmatch(name.partition(".")[0])]
+    plain = [name for name in names if not _words(name.partition(".")[0]) & AVERAGED] or names
+    while len(firsts := {name.partition(".")[0] for name in plain}) == 1 and firsts <= set(USUAL):
+        plain = [name.partition(".")[2] for name in plain]
+    return list(dict.fromkeys(plain))
 
 
 def _bare_names(tensors: Collection[str], known: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ FOREIGN: Mapping[tuple[bytes, ...], tuple[str, str]] = {
     (b"<!doctype", b"<html", b"<?xml"): ("a web page", "download it again"),
     (b"version https://git-lfs",): ("a pointer of Git LFS", "fetch the file itself, with git lfs pull"),
     (b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"\x28\xb5\x2f\xfd"): ("compressed", "decompress it"),
-    (b"\x89hdf",): ("an HDF5 file", "convert it"),
+    (b"\x89hdf",): ("an HDF5 file", "convert it, or score it by itself with model=none"),
     (b"\x93numpy",): ("an array of NumPy", "convert it"),
 }
 TAR = slice(257, 262)
@@ -86,7 +86,7 @@ def load_weights(network: nn.Module, path: Path, weights_set: str | None = None)
         StoreError: no such file or set, not a weights file, of another network, or with values that are not finite.
     """
     expected = network.state_dict()
-    found = _read(path)
+    found = read_weights(path)
     sets = weight_sets(found, expected) if isinstance(found, Mapping) else []
     if not sets:
         raise StoreError(f"weights={path} holds no mapping from names to tensors; a state_dict is needed; save that")
@@ -111,7 +111,12 @@ def told(taken: Taken) -> list[str]:
     return [*lines, f"left out: {listed(taken.left_out)}"] if taken.left_out else lines
 
 
-def _read(path: Path) -> Any:
+def read_weights(path: Path) -> Any:
+    """The content of a file: tensors, in mappings as they were saved; no code in it is run.
+
+    Raises:
+        StoreError: no such file, another kind of file, or one that is not whole.
+    """
     allowed = f"{', '.join(SUFFIXES)} or no ending"
     if not path.is_file():
         raise StoreError(f"weights={path} is no file; {allowed} are read; check the path")
@@ -147,6 +152,12 @@ def _check_kind(start: bytes, path: Path) -> None:
             f"weights={path} is a tar archive; a file that torch.save wrote is needed, also under .tar; unpack it, or save its "
             "state_dict() again"
         )
+
+
+def is_safetensors(path: Path) -> bool:
+    """True if a file is one of safetensors, which keep no order but that of names."""
+    with path.open("rb") as file:
+        return _is_safetensors(file.read(512))
 
 
 def _is_safetensors(start: bytes) -> bool:

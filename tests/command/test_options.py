@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from runners.command import checks
 from runners.command.checks import check_config
 from runners.command.gate import check, check_keys, resolved
+from runners.command.networkless import check_network
 from runners.process.errors import ConfigError
 from runners.process.hydra_private import composer
 from runners.storage.keys import (
@@ -35,6 +36,7 @@ Values = dict[str, Any]
 ASKED_FOR: Mapping[str, tuple[str, ...]] = {
     "model=cifar_resnet": ("model.depth=26",),
     "model=timm": ("model.model_name=resnet18",),
+    "model=none": ("runner=score_only", "weights=FILE"),
     "model=torchvision": ("model.name=resnet18", "dataset=cifar10"),
     "schedule@recipe.schedule=steps": ("recipe.schedule.milestones=[2,3]",),
 }
@@ -120,6 +122,7 @@ def changed(values: Values, path: tuple[str, ...], value: Any) -> Values:
 def is_refused(values: Values) -> bool:
     try:
         check_config(values)
+        check_network(values)
     except ConfigError as error:
         assert "\n" not in str(error) and str(error).count(";") >= 2
         return True
@@ -158,7 +161,7 @@ def test_every_option_refuses_what_is_wrong(choice: str) -> None:
         for each in wrong:
             assert is_refused(changed(values, path, each)), f"{'.'.join(path)}={each} is not refused"
     for path in {path[:-1] for path, _ in leaves(mine) if not {"where", "spelling"} & set(path)} - {(), ("ratio",)}:
-        open_to_all = path[0] == "model" and values["model"]["_target_"].startswith(("timm.", "torchvision."))
+        open_to_all = path[0] == "model" and values["model"].get("_target_", "").startswith(("timm.", "torchvision."))
         if not open_to_all:
             assert is_refused(changed(values, (*path, "zone"), "hello")), f"{'.'.join(path)}.zone is not refused"
 
