@@ -19,6 +19,10 @@ class Pixels:
         """Channels of every image."""
         return self.pixels.shape[1]
 
+    def take(self, index: Int64[Tensor, " some"]) -> "Pixels":
+        """Some of the images, in the order of `index`."""
+        return Pixels(self.pixels[index], self.labels[index])
+
 
 @dataclass(frozen=True)
 class Files:

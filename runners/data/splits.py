@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
@@ -102,6 +103,7 @@ def make_splits(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int,
+    train_images: Annotated[int, Ge(2)] | None = None,
     random_labels: float = 0,
     crop_padding: int = 0,
     flip: bool = False,
@@ -109,14 +111,15 @@ def make_splits(
     """Splits with `score_share` of the training images set apart (not taken away) for scoring.
 
     Args:
+        train_images: so many of the training images, drawn by `seed`, from all classes alike; null takes all.
         random_labels: share of the training images whose label is drawn at random from all classes, the right one too.
         crop_padding: of training images in memory, as in `Images`; files are cropped by their `crop_scale`.
         flip: mirror every second training image, at random.
 
     Raises:
         ConfigError: `crop_padding` of files.
-        DataError: an empty split, labels outside 0 .. `num_classes` - 1, training images of one class only, images with
-            another number of channels, or a normalisation of the wrong length.
+        DataError: an empty split, fewer than `train_images`, labels outside 0 .. `num_classes` - 1, training images of one
+            class only, images with another number of channels, or a normalisation of the wrong length.
     """
     for name, part in (("training", raw.train), ("test", raw.test)):
         _check(name, part, num_classes, channels)
@@ -129,7 +132,8 @@ def make_splits(
         raise DataError(
             f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; {channels} channels need one each; give as many"
         )
-    drawn = replace(raw.train, labels=_with_random(raw.train.labels, random_labels, num_classes, seed))
+    some = raw.train if train_images is None else _some(raw.train, train_images, seed)
+    drawn = replace(some, labels=_with_random(some.labels, random_labels, num_classes, seed))
     train, test = (_source(part, tuple(mean), tuple(std), crop_padding, flip) for part in (drawn, raw.test))
     n_score = int(len(train) * Decimal(str(score_share)))
     if n_score < 2:
@@ -149,6 +153,23 @@ def _source(
             f"dataset.crop_padding={crop_padding} is for images in memory; files have dataset.crop_scale; leave it out"
         )
     return Streamed(part, part.labels, mean, std, flip)
+
+
+def _some(part: Pixels | Files, n: int, seed: int) -> Pixels | Files:
+    """So many images in their own order: the first of every class by a random order of all, then the second ones, ...
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if n > len(part.labels):
+        raise DataError(
+            f"dataset.train_images={n:,} are more than the {len(part.labels):,} training images; choose as many or fewer"
+        )
+    order = permutation(len(part.labels), fold(seed, *b"train images"))
+    by_class = order[part.labels[order].argsort(stable=True)]
+    counts = part.labels.bincount()
+    place = torch.arange(n_all := len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return part.take(by_class[place.argsort(stable=True)][:n].sort().values) if n < n_all else part
 
 
 def _with_random(labels: Tensor, share: float, num_classes: int, seed: int) -> Tensor:

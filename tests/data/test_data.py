@@ -223,6 +223,7 @@ def test_batches_are_the_images_in_order() -> None:
         ({"channels": 1}, [3, "dataset.channels=1"]),
         ({"mean": MEAN[:1]}, ["dataset.mean has 1", "dataset.std 3"]),
         ({"std": STD[:2]}, ["dataset.mean has 3", "dataset.std 2"]),
+        ({"train_images": 24}, ["dataset.train_images=24", 23]),
     ],
 )
 def test_wrong_splits_are_refused_in_one_line(changes: dict[str, Any], told: list[object]) -> None:
@@ -250,6 +251,24 @@ def test_the_given_share_of_training_labels_is_drawn_at_random() -> None:
     assert torch.equal(half.train.labels, drawn(0.5).train.labels)
     assert not torch.equal(half.train.labels, drawn(0.5, seed=1).train.labels)
     assert float((drawn(1).train.labels != labels).float().mean()) == pytest.approx(0.8, abs=0.0125)
+
+
+def test_some_training_images_are_drawn_from_all_classes_alike() -> None:
+    labels = torch.tensor([0] * 100 + [2] * 3 + [3] * 50)[permutation(153, 7)]
+    images = Pixels(torch.arange(153, dtype=torch.uint8)[:, None, None, None], labels)
+    look: dict[str, Any] = {"num_classes": 4, "channels": 1, "score_share": 0.5, "mean": (0.5,), "std": (1.0,)}
+
+    def drawn(n: int | None, seed: int = 0) -> Images:
+        return resident(make_splits(Raw(images, images), **look, train_images=n, seed=seed).train)
+
+    for n, counts in ((9, [3, 0, 3, 3]), (20, [9, 0, 3, 8]), (153, [100, 0, 3, 50])):
+        found = drawn(n)
+        numbers = found.pixels.flatten().long()
+        assert found.labels.bincount(minlength=4).tolist() == counts
+        assert torch.equal(found.labels, labels[numbers]) and (numbers.diff() > 0).all()
+    assert torch.equal(drawn(20).pixels, drawn(20).pixels) and not torch.equal(drawn(20).pixels, drawn(20, seed=1).pixels)
+    assert set(drawn(9).pixels.flatten().tolist()) < set(drawn(20).pixels.flatten().tolist())
+    assert torch.equal(drawn(None).pixels, images.pixels)
 
 
 def test_keys_go_to_the_arguments_of_their_name_and_others_are_refused() -> None:
