@@ -87,7 +87,8 @@ def test_a_set_of_weights_can_be_chosen(command: Command, tmp_path: Path) -> Non
     [
         (["runner=one_shot"], 2, ["runner=one_shot", "model=none", "runner=score_only"]),
         (["runner=layers"], 2, ["runner=layers", "runner=score_only"]),
-        (["model/attention=se"], 2, ["model.attention", "model=none"]),
+        (["model/attention=se"], 2, ["model/attention"]),
+        (["model/activation=leaky_relu"], 2, ["model.activation", "model=none"]),
         (["weights=null"], 2, ["model=none", "weights=FILE"]),
         (["runner.without_network=os.system"], 2, ["runner.without_network=os.system"]),
         (["runner.without_network=os.system", "model=resnet20"], 2, ["runner.without_network=os.system"]),
