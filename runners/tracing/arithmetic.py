@@ -94,7 +94,7 @@ def _product(record: Record, call: Call) -> Ids:
     if one := _one_for_all(record, a, b, call.name):
         return copied(one[1]).expand(call.shape)
     a, b = _met(a, b)
-    record.unite(a, b)
+    record.scale(a, b)
     ids = torch.where(b == 0, 0, a.abs())
     return torch.where((a < 0) & (b < 0), -ids, ids).expand(call.shape)
 

@@ -26,7 +26,7 @@ from torch.nn.modules.conv import _ConvNd
 from runners.process.errors import ConfigError, first_line
 from runners.tracing.evenness import Groups, even_parts
 from runners.tracing.ids import IdWalk
-from runners.tracing.record import Record
+from runners.tracing.record import Ids, Record
 from runners.tracing.shapes import ShapeWalk
 from runners.tracing.sizes import Sizes, network_sizes
 from runners.tracing.walk import attribute, modules_by_name
@@ -49,6 +49,8 @@ class Channels:
             reads or writes them; a layer that need not stay even is not in it.
         norms: convolution -> the first BatchNorm that reads its output and nothing else, where there is one.
         sizes: what the modules cost.
+        gates: the layers that write, convolutions aside, whose channels meet no convolution's in a sum: in products (the
+            factors of attention), or not at all.
         only_training: those among the layers that write which run in training mode alone (auxiliary heads).
         image: the shape of the image by which the channels were followed.
     """
@@ -60,6 +62,7 @@ class Channels:
     parts: Mapping[str, Int64[np.ndarray, " filters"]] = field(default_factory=dict)
     norms: Mapping[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
+    gates: frozenset[str] = frozenset()
     only_training: frozenset[str] = frozenset()
     image: tuple[int, ...] = ()
 
@@ -96,8 +99,9 @@ class Channels:
         return next((self.fixed[group] for group in self.writes[layer].tolist() if group in self.fixed), "")
 
     def _obstacle(self, layer: str, partners: Sequence[str]) -> str:
-        if partners:
-            return f"tied to {partners[0]}" + (f" and {len(partners) - 1} more" if len(partners) > 1 else "")
+        """A layer that only gives factors goes along with the filters that it weighs, and is no obstacle."""
+        if tied := [partner for partner in partners if partner not in self.gates]:
+            return f"tied to {tied[0]}" + (f" and {len(tied) - 1} more" if len(tied) > 1 else "")
         alone = len(np.unique(self.writes[layer])) == len(self.writes[layer])
         return self.reason(layer) or ("" if alone else "tied to each other")
 
@@ -171,16 +175,24 @@ def follow(network: nn.Module) -> fx.GraphModule:
 
 def _grouped(record: Record, norms: Mapping[str, str], sizes: Sizes) -> Channels:
     """All that was united, as groups."""
-    a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *record.united], dim=1).numpy()
-    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(record.n_ids, record.n_ids))
-    groups = connected_components(graph, directed=False)[1].astype(np.int64)
+    groups, added = _united(record, [*record.united, *record.scaled]), _united(record, record.united)
     fixed: dict[int, str] = {}
     for number, reason in record.fixed.items():
         fixed.setdefault(int(groups[number]), reason)
     writes = {name: groups[ids.numpy()] for name, ids in record.writes.items()}
     reads = {name: groups[ids.numpy()] for name, ids in record.reads.items()}
     parts, uneven = even_parts(writes, reads, record.grouped)
-    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes)
+    convolved = np.concatenate([added[:0], *(added[record.writes[name].numpy()] for name in record.convolutions)])
+    others = [name for name in writes if name not in record.convolutions]
+    gates = frozenset(name for name in others if not np.isin(added[record.writes[name].numpy()], convolved).any())
+    return Channels(writes, reads, uneven | fixed, tuple(record.convolutions), parts, norms, sizes, gates)
+
+
+def _united(record: Record, pairs: Sequence[Ids]) -> Groups:
+    """Id -> its group."""
+    a, b = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *pairs], dim=1).numpy()
+    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(record.n_ids, record.n_ids))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _norms(graph: fx.Graph, walk: IdWalk) -> dict[str, str]:

@@ -16,6 +16,7 @@ class Record:
     Args:
         n_ids: so many are given out; 0 is the id of every channel that is provably zero.
         united: pairs of ids whose channels stay or go together.
+        scaled: as `united`, of channels that meet in a product.
         fixed: id -> why its channel may not go.
         writes: layer -> the ids of its filters.
         reads: module, or parameter with a number for every channel -> the ids of those channels.
@@ -27,6 +28,7 @@ class Record:
     def __init__(self) -> None:
         self.n_ids = 1
         self.united: list[Ids] = []
+        self.scaled: list[Ids] = []
         self.fixed: dict[int, str] = {0: "always zero"}
         self.writes: dict[str, Ids] = {}
         self.reads: dict[str, Ids] = {}
@@ -59,12 +61,12 @@ class Record:
                 self.fixed.setdefault(number, reason)
 
     def unite(self, a: Ids, b: Ids) -> None:
-        """Channels that meet in a sum or product stay or go together; 0 meets nothing."""
-        pairs = torch.stack([a, b]).abs()
-        if pairs.dim() > 3 and pairs[0, 0, 0].numel() > 1 and (pairs == pairs[..., :1, :1]).all():
-            pairs = pairs[..., 0, 0]
-        pairs = pairs.flatten(1)
-        self.united.append(pairs[:, pairs.all(0)])
+        """Channels that meet in a sum stay or go together; 0 meets nothing."""
+        self.united.append(_pairs(a, b))
+
+    def scale(self, a: Ids, b: Ids) -> None:
+        """Channels that meet in a product stay or go together; 0 meets nothing."""
+        self.scaled.append(_pairs(a, b))
 
     def write(self, name: str, module: nn.Module, width: int) -> Ids:
         """The ids of a layer's filters, the same at every use of the layer."""
@@ -100,6 +102,14 @@ class Record:
         for owner in {self._owners.setdefault(id(parameter), name) for parameter in found} - {name}:
             theirs = [found[owner] for found in (self.reads, self.writes) if owner in found]
             self.fix(ids, *theirs, reason=f"{name} shares its parameters with {owner}")
+
+
+def _pairs(a: Ids, b: Ids) -> Ids:
+    pairs = torch.stack([a, b]).abs()
+    if pairs.dim() > 3 and pairs[0, 0, 0].numel() > 1 and (pairs == pairs[..., :1, :1]).all():
+        pairs = pairs[..., 0, 0]
+    pairs = pairs.flatten(1)
+    return pairs[:, pairs.all(0)]
 
 
 def small(x: Ids, last: int = 0) -> Ids:

@@ -20,7 +20,8 @@ from models.attention.iebn import InstanceEnhancedNorm, instance_enhancement
 from models.attention.se import SqueezeExcite
 from models.attention.sge import SpatialGroupEnhance, spatial_group_enhance
 from models.attention.srm import StyleRecalibration, style_recalibration
-from models.cifar_resnet import BasicBlock, cifar_resnet
+from models.cifar_preresnet import cifar_preresnet
+from models.cifar_resnet import BasicBlock, cifar_bottleneck_resnet, cifar_resnet
 from models.host import Host
 from runners.measuring.cost import macs
 from runners.tracing.channels import follow
@@ -320,6 +321,19 @@ RESNET_50 = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
 )
 def test_counts_are_those_published(name: str, widths: list[int], plain: int, printed: int) -> None:
     assert plain + added(ATTENTIONS[name], widths) == printed
+
+
+def test_counts_of_whole_networks_are_those_published() -> None:
+    # As above; DIA-PreResNet-20 from the same table. CIFAR-100 adds 90 * 257 numbers to ResNet-164.
+    def whole(name: str, network: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in ATTENTIONS[name](network).parameters())
+
+    assert whole("dia", cifar_preresnet(depth=20, num_classes=10)) == 286_674
+    assert whole("dia", cifar_bottleneck_resnet(depth=164, num_classes=100)) == 1_923_002 + 90 * 257
+    assert whole("se", cifar_bottleneck_resnet(depth=164, num_classes=10)) == 1_906_258
+    # Twice the channels of the stem's norm and of three norms in each of 54 blocks, 16, 32 and 64 wide and four times that.
+    enhanced = whole("iebn", cifar_bottleneck_resnet(depth=164, num_classes=10))
+    assert enhanced == 1_704_154 + 2 * (16 + 18 * 6 * (16 + 32 + 64))
 
 
 @pytest.mark.parametrize(("name", "printed"), (("se", "28.09"), ("cbam", "28.09"), ("sge", "25.56")))

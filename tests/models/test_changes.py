@@ -1,5 +1,6 @@
 """Functions network -> network: what they do, and that a changed network is pruned exactly, saved, and made again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from models.activation import leaky_relu
 from models.attention import squeeze_excite
 from models.cifar_resnet import cifar_resnet
 from models.cifar_vgg import cifar_vgg_bn
+from models.densenet import densenet_bc
 from models.init import orthogonal
 from runners.pruning.remove import remove
 from runners.pruning.saved import Pruned, in_parts, load_pruned, save_pruned
@@ -96,6 +98,33 @@ def test_a_changed_network_is_pruned_exactly_and_made_again(options: list[str], 
     save_pruned(tmp_path, Pruned(smaller, channels, removed, example), model)
     x = images(16, torch.float32)
     assert torch.equal(output(load_pruned(tmp_path), x), output(smaller, x))
+
+
+# Networks with other places for attention -> the convolutions whose output is weighed by a state or a sum over channels.
+HOSTS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "vgg": (
+        lambda: cifar_vgg_bn(depth=11, num_classes=10, widths={number: 32 for number in range(1, 9)}),
+        {f"features.{place}" for place in (0, 4, 11, 18, 25)},
+    ),
+    "densenet": (
+        lambda: densenet_bc(depth=16, growth=8, num_classes=10),
+        {f"dense{s}.{n}.conv2" for s in (1, 2, 3) for n in (0, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_attention_elsewhere_is_pruned_exactly_and_leaves_all_other_layers_free(host: str, attention: str) -> None:
+    """A linear layer that gives factors goes along with the filters that it weighs."""
+    torch.manual_seed(0)
+    build, weighed = HOSTS[host]
+    network = stirred(instantiate(model_of(attention)["attention"], build()))
+    channels = trace_channels(network, images(16, torch.float32, n=1))
+    assert {layer for layer in channels.convolutions if channels.obstacle(layer)} == (
+        weighed if attention in HOLDING else set()
+    )
+    assert_removed_is_masked(network, 32, (torch.float64,))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from math import ceil, floor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -417,18 +417,32 @@ class Gated(nn.Module):
         return self.head(self.pixelwise((self.a(x) * gate).permute(0, 2, 3, 1)).mean((1, 2)))
 
 
-def test_a_linear_layer_goes_along_with_the_filters_it_is_tied_to() -> None:
+@pytest.mark.parametrize("coupled", ("skip", "group"))
+def test_a_linear_layer_goes_along_with_the_filters_it_scales(coupled: Literal["skip", "group"]) -> None:
     torch.manual_seed(0)
     network, x = Gated().eval(), torch.randn(2, 3, 8, 8)
     channels = trace_channels(network, x[:1])
-    found = chosen({"a": [5.0, 0, 4, 1, 3, 2]}, channels, Rule(0.5, coupled="group"))
-    assert found["removed"].tolist() == ["1 3 5"] and found["obstacle"].tolist() == ["tied to gate"]
+    found = chosen({"a": [5.0, 0, 4, 1, 3, 2]}, channels, Rule(0.5, coupled=coupled))
+    assert found["removed"].tolist() == ["1 3 5"] and found["obstacle"].tolist() == [""]
     smaller = remove(network, channels, removed_filters(found.reset_index()))
     assert len(smaller.get_parameter("gate.weight")) == 3
     with torch.no_grad():
         network.get_parameter("a.weight")[[1, 3, 5]] = 0
         network.get_parameter("a.bias")[[1, 3, 5]] = 0
         torch.testing.assert_close(smaller(x), network(x))
+
+
+class Shifted(Gated):
+    """As that, but the first linear layer is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = self.gate(x.mean((2, 3)))[:, :, None, None]
+        return self.head(self.pixelwise((self.a(x) + shift).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+def test_a_linear_layer_in_a_sum_ties_filters() -> None:
+    channels = trace_channels(Shifted().eval(), torch.zeros(1, 3, 8, 8))
+    assert channels.obstacle("a") == "tied to gate"
 
 
 @pytest.mark.parametrize("build", (Small, Gated, lambda: cifar_resnet(depth=8, num_classes=10, shortcut="conv")))
