@@ -55,6 +55,8 @@ def origins(done: Sequence[Finished]) -> list[tuple[str, str]]:
     found = [
         ("Models", _distinct(_named(each, "model") for each in done)),
         ("Data sets", _distinct(_named(each, "dataset") for each in done)),
+        ("Parts of data sets", _distinct(_named(each, "dataset_part") for each in done)),
+        ("Labels", _distinct(_named(each, "labels") for each in done)),
         ("Seeds", _distinct(each.facts["seed"] for each in done)),
         ("Code versions", _classes(done, code_version)),
         ("Numerics classes", _classes(done, numerics_class)),

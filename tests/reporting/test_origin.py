@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_folders import GRID, facts, finish, finish_with, make_done, make_sweep, name_of, rows
+from sweep_folders import GRID, accuracy, facts, finish, finish_with, make_done, make_sweep, name_of, rows
 
 from runners.process.errors import StoreError
 from runners.reporting import report
@@ -31,6 +31,14 @@ def test_origins(done: Path) -> None:
     assert origin(text, "Numerics classes") == f"1: {EPYC}"
     assert origin(text, "Different keys").split(", ") == ["dataset 1", "trained 2", "tuned 2"]
     assert "latency_ms" in text
+
+
+def test_a_part_of_a_data_set_and_random_labels_are_named(done: Path, tmp_path: Path) -> None:
+    assert "Parts of data sets" not in report.report(done) and "Labels" not in report.report(done)
+    part = "20,000 + 10,000 images of more"
+    finish(tmp_path, GRID[1], facts(1), [each | {"dataset_part": part, "labels": "random"} for each in accuracy()])
+    text = report.report(done)
+    assert origin(text, "Parts of data sets") == part and origin(text, "Labels") == "random"
 
 
 def test_mixed_code_and_numerics_are_counted(done: Path, tmp_path: Path) -> None:
