@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
+from models.activation import drop_activation, rrelu
 from runners.command.checks import whole
 from runners.data.fake import fake
 from runners.data.splits import Splits, load
@@ -31,6 +32,7 @@ from runners.training.recipe import Recipe, check_recipe
 from runners.training.state import Training
 from support import ROOT
 
+Change = Callable[[nn.Module], nn.Module]
 OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))
 STEPS = sorted(path.stem for path in (ROOT / "conf" / "schedule").glob("steps_*.yaml"))
 
@@ -119,11 +121,11 @@ def data() -> Splits:
     )
 
 
-def train(folder: Path, name: str, engine: Engine) -> Fitted:
-    lr = composed(f"optimizer={name}")["recipe"]["lr"]
-    given = Recipe(3, 8, lr, 1e-3, partial(schedule.cosine, warmup_epochs=1))
-    checkpoints = Checkpoints(folder)
-    return fit(blank(), data(), checkpoints, recipe=given, optimizer=optimizer_of(name), engine=engine, seed=3, label="train")
+def train(folder: Path, name: str, engine: Engine, change: Change = lambda network: network) -> Fitted:
+    """A training by the named optimizer, at its rate, of a network that is changed first."""
+    given = Recipe(3, 8, composed(f"optimizer={name}")["recipe"]["lr"], 1e-3, partial(schedule.cosine, warmup_epochs=1))
+    network, checkpoints, optimizer = change(blank()), Checkpoints(folder), optimizer_of(name)
+    return fit(network, data(), checkpoints, recipe=given, optimizer=optimizer, engine=engine, seed=3, label="train")
 
 
 def same(a: Fitted, b: Fitted) -> bool:
@@ -131,13 +133,9 @@ def same(a: Fitted, b: Fitted) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in ours.items()) and a[1].equals(b[1])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_training_by_any_optimizer_that_is_killed_goes_on_to_the_same_bits(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = Engine("fp32")
-    whole = train(tmp_path / "whole", name, engine)
-    done, original = 0, state.Keeper.after_step
+def goes_on(folder: Path, run: Callable[[Path], Fitted]) -> bool:
+    """True if a training that is killed after six steps, of twelve, ends with the bits of one that is not."""
+    whole, done, original = run(folder / "whole"), 0, state.Keeper.after_step
 
     def after_step(self: state.Keeper) -> None:
         nonlocal done
@@ -146,14 +144,35 @@ def test_a_training_by_any_optimizer_that_is_killed_goes_on_to_the_same_bits(
         if done == 6:
             raise InterruptedError
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "CHECKPOINT_SECONDS", 0.0)
         patch.setattr(state.Keeper, "after_step", after_step)
         with pytest.raises(InterruptedError):
-            train(tmp_path / "killed", name, engine)
-    assert Checkpoints(tmp_path / "killed").load() is not None
-    assert same(whole, train(tmp_path / "killed", name, engine))
+            run(folder / "killed")
+    assert Checkpoints(folder / "killed").load() is not None
     assert not torch.equal(whole[0].get_parameter("0.weight"), blank().get_parameter("0.weight"))
+    return same(whole, run(folder / "killed"))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_by_any_optimizer_that_is_killed_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    assert goes_on(tmp_path, lambda folder: train(folder, name, Engine("fp32")))
+
+
+RANDOM: dict[str, Change] = {
+    "rrelu": partial(rrelu, lower=1 / 8, upper=1 / 3),
+    "drop_activation": partial(drop_activation, keep=0.7),
+}
+
+
+@pytest.mark.parametrize("change", RANDOM.values(), ids=RANDOM)
+def test_so_does_one_with_random_activations_and_its_steps_can_be_replayed(change: Change, tmp_path: Path) -> None:
+    assert goes_on(tmp_path, lambda folder: train(folder, "sgd", Engine("fp32"), change))
+    launched, replayed = (
+        train(tmp_path / name, "sgd", Engine("fp32", capture=capture), change)
+        for name, capture in {"launched": None, "replayed": recorded}.items()
+    )
+    assert same(launched, replayed) and not same(launched, train(tmp_path / "plain", "sgd", Engine("fp32")))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
