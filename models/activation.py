@@ -1,10 +1,11 @@
 """Other activations: functions network -> network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,17 +66,26 @@ def rrelu(network: nn.Module, *, lower: Slope, upper: Slope) -> nn.Module:
     return _replaced(network, lambda: nn.RReLU(lower, upper))
 
 
-def drop_activation(network: nn.Module, *, keep: Annotated[float, Gt(0), Le(1)]) -> nn.Module:
-    """`network` with `DropActivation` in the place of every ReLU module, in place.
+def drop_activation(
+    network: nn.Module, *, keep: Annotated[float, Gt(0), Le(1)], only: Annotated[Sequence[str], MinLen(1)]
+) -> nn.Module:
+    """`network` with `DropActivation` in the place of its ReLU modules, in place.
+
+    Args:
+        only: names of the ReLUs that are replaced, or patterns (`*` is all). On ImageNet the authors replace those of the last
+            two stages of a ResNet: `layer3.*` and `layer4.*`.
 
     Raises:
-        ValueError: the network has no ReLU module.
+        ValueError: the network has no such ReLU module.
     """
-    return _replaced(network, lambda: DropActivation(keep))
+    return _replaced(network, lambda: DropActivation(keep), only)
 
 
-def _replaced(network: nn.Module, made: Callable[[], nn.Module]) -> nn.Module:
-    names = [name for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.ReLU]
+def _replaced(network: nn.Module, made: Callable[[], nn.Module], only: Sequence[str] = ("*",)) -> nn.Module:
+    relus = [name for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.ReLU]
+    names = [name for name in relus if any(fnmatchcase(name, pattern) for pattern in only)]
+    if relus and not names:
+        raise ValueError(f"only={list(only)} names none of the {len(relus)} ReLU modules, as {relus[-1]}; try only=['*']")
     if not names:
         raise ValueError(f"{type(network).__name__} has no ReLU module to replace; leave model/activation out")
     for name in names:

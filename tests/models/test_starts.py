@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,7 +126,7 @@ def test_rrelu_by_definition() -> None:
 
 RANDOM: dict[str, Change] = {
     "rrelu": partial(rrelu, lower=1 / 8, upper=1 / 3),
-    "drop_activation": partial(drop_activation, keep=0.95),
+    "drop_activation": partial(drop_activation, keep=0.95, only=["*"]),
 }
 
 
@@ -153,6 +154,15 @@ def test_random_activations_leave_the_graph_that_the_scores_read(change: Change)
     assert [whole.obstacle(layer) for layer in whole.convolutions] == [found.obstacle(each) for each in found.convolutions]
     relus = sum(type(module) is nn.ReLU for module in plain.modules())
     assert relus == sum(isinstance(module, nn.RReLU | DropActivation) for module in changed.modules()) > 0
+
+
+def test_drop_activation_in_the_last_stages_only() -> None:
+    network = drop_activation(torchvision.models.resnet18(), keep=0.95, only=["layer3.*", "layer4.*"])
+    found = [name for name, module in network.named_modules() if isinstance(module, DropActivation)]
+    assert found == [f"layer{stage}.{block}.relu" for stage in (3, 4) for block in (0, 1)]
+    assert sum(type(module) is nn.ReLU for module in network.modules()) == 5, "the stem's and four blocks'"
+    with raises_line(ValueError, "layer9.*", "layer2.1.relu"):
+        drop_activation(network, keep=0.95, only=["layer9.*"])
 
 
 def test_a_mask_is_drawn_of_pytorchs_generator_alone() -> None:
