@@ -1,11 +1,13 @@
 """AutoAugment on batches, to the bit what torchvision makes of every image alone."""
 
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.datasets import CIFAR10
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy, _apply_op
 
@@ -118,6 +120,16 @@ def test_a_batch_is_torchvision_s_images_from_the_same_draws(shape: tuple[int, i
     assert torch.equal(found, by_torchvision(pixels, draws, policy, 128)) and found.dtype == torch.uint8
     assert torch.equal(pixels, before)
     assert len(draws.integers(25, SUB_POLICY).unique()) == 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_photographs_are_torchvision_s_from_the_same_draws(policy: str, real_data: Path) -> None:
+    pixels = torch.from_numpy(CIFAR10(real_data, train=False).data).permute(0, 3, 1, 2)
+    for some in torch.arange(len(pixels)).split(500):
+        draws = Draws(some, torch.tensor(11))
+        found = autoaugment(pixels[some], draws, learnt_on=policy, fill=0)  # pyright: ignore[reportArgumentType]
+        assert torch.equal(found, by_torchvision(pixels[some], draws, policy, 0))
 
 
 def test_an_image_is_changed_alike_in_any_batch() -> None:

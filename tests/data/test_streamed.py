@@ -19,6 +19,7 @@ from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
 from runners.augmenting.changes import Changes
+from runners.augmenting.draws import Draws, Mixture
 from runners.data.image_folder import image_folder, image_folders
 from runners.data.raw import Files
 from runners.data.source import Batch, Source, Steps
@@ -120,6 +121,28 @@ def test_training_batches_equal_the_slow_obvious_version(root: Path) -> None:
         for (x, labels), (slow_x, slow_labels) in zip(epoch(steps, number), slow_epoch(source, 4, 5, number), strict=True):
             assert torch.equal(labels, slow_labels) and torch.allclose(x, slow_x, atol=1e-6)
             assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_changes_of_a_recipe_follow_the_images_of_each_batch(root: Path) -> None:
+    """Pixels change before they are normalised, by draws of the batch's images and of the epoch."""
+    source = streamed(root)
+    drawn: list[Draws] = []
+
+    def policy(pixels: Tensor, draws: Draws) -> Tensor:
+        drawn.append(replace(draws, index=draws.index.clone(), word=draws.word.clone()))
+        return 255 - pixels
+
+    def mix(x: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Mixture]:
+        return x + 1, Mixture(labels, labels, torch.ones(len(labels)))
+
+    plain = epoch(source.steps(4, stream=5, changes=AUGMENTED), 3)
+    steps = source.steps(4, stream=5, changes=replace(AUGMENTED, policy=policy, mix=mix))
+    found, order = epoch(steps, 3), permutation(len(source), fold(5, 3), 0).split(4)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    for (x, targets), (expected, labels), draws, index in zip(found, plain, drawn, order, strict=True):
+        assert isinstance(targets, Mixture) and torch.equal(targets.labels, labels)
+        assert torch.allclose(x, (1 - mean * 2) / std - expected + 1, atol=1e-6)
+        assert torch.equal(draws.index, index) and draws.word.item() == fold(fold(5, 3), 4)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
