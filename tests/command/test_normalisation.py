@@ -149,6 +149,11 @@ def test_networks_of_timm_expect_what_timm_says(tmp_path: Path) -> None:
     assert numbers(tmp_path / "none.bin", model=timm) is None
 
 
+def test_what_is_known_of_a_file_counts_before_what_its_library_says(published: Path) -> None:
+    timm: dict[str, Any] = {"_target_": "timm.create_model", "model_name": "tf_efficientnet_lite0", "num_classes": 1000}
+    assert numbers(published, model=timm) == IMAGENET
+
+
 def test_networks_of_torchvision_expect_what_torchvision_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "any.bin"
     path.write_bytes(b"any")
