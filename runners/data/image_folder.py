@@ -123,15 +123,15 @@ def listed(data_root: str | None, name: str, num_classes: int | None) -> Listed:
     """
     root = folder_below(data_root, name)
     classes = sorted(path for path in root.iterdir() if path.is_dir())
+    found = [(f"{folder.name}/{path.name}", label) for label, folder in enumerate(classes) for path in images_in(folder)]
+    filled = {name.partition("/")[0] for name, _ in found}
+    if empty := [folder.name for folder in classes if folder.name not in filled]:
+        raise DataError(f"{root} has the folder {empty[0]!r} without images; every folder is a class; fill it, or delete it")
     if num_classes is not None and len(classes) != num_classes:
         raise DataError(
             f"{root} has {len(classes)} folders, each a class; dataset.num_classes={num_classes} must agree; try "
             f"dataset.num_classes={len(classes)}, or look for what is missing"
         )
-    found = [(f"{folder.name}/{path.name}", label) for label, folder in enumerate(classes) for path in images_in(folder)]
-    filled = {name.partition("/")[0] for name, _ in found}
-    if empty := [folder.name for folder in classes if folder.name not in filled]:
-        raise DataError(f"{root} has the folder {empty[0]!r} without images; every folder is a class; fill it, or delete it")
     labels = torch.tensor([label for _, label in found], dtype=torch.int64)
     return Listed(root, tuple(name for name, _ in found), labels)
 
