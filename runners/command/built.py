@@ -117,7 +117,8 @@ class Built:
     def _of_data(self, splits: Splits) -> dict[str, Any]:
         """Columns that say that a data set is not what its name promises: permuted labels, and a part of a set."""
         found: dict[str, Any] = {} if self.values["labels"] == "given" else {"labels": self.values["labels"]}
-        if whole := self.values["dataset"].get("part_of"):
+        dataset = self.values["dataset"]
+        if whole := dataset.get("part_of") or (dataset.get("train_images") and self.values["names"]["dataset"]):
             sizes = f"{len(splits.train):,} + {len(splits.test):,} images"
             found["dataset_part"] = f"{sizes} of {whole}"
         return found
