@@ -35,7 +35,7 @@ COMPOSITION: tuple[tuple[list[str], tuple[object, ...]], ...] = (
     (["--multirun", "criterion=apoz,l1", "criterion.zone=1"], ("criterion.zone", "threshold, site")),
     (["recipe.schedule=cosine"], ("recipe.schedule=cosine", "schedule@recipe.schedule=cosine")),
     (["finetune=digits"], ("finetune=digits", "recipe@finetune=digits")),
-    (["model.attention=se"], ("model.attention", "model/attention=se")),
+    (["model.attention=se"], ("model.attention", "iebn, se, sge", "model/attention=cbam")),
     (["+model.activation=leaky_relu"], ("model.activation=leaky_relu", "try model/activation=leaky_relu")),
     (["model/attention=se", "model.attention=null"], ("model.attention", "try model/attention=NAME")),
     (["criterion@criteria.mine=l1"], ("try +criterion@criteria.mine=NAME",)),
