@@ -106,7 +106,7 @@ def like_its_data(row: Row) -> list[str]:
         "num_images": N_IMAGES,
         "channels": dataset.channels,
         "num_classes": dataset.num_classes,
-        "image_size": written.get("image_size", IMAGE_SIZES.get(row["dataset"], 32)),
+        "image_size": written.get("image_size") or IMAGE_SIZES.get(row["dataset"], 32),
         "score_share": 1,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
