@@ -52,8 +52,8 @@ def averaged() -> dict[str, Tensor]:
     network = nn.Sequential()
     network.stem, network.body = nn.Conv2d(3, 4, 3, bias=False), nn.Sequential()
     network.body.conv = nn.Conv2d(4, 2, 1, bias=False)
-    found = AveragedModel(network).state_dict()
-    return {name: AVERAGE.get(name.removeprefix("module."), value) for name, value in found.items()}
+    found: dict[str, Tensor] = AveragedModel(network).state_dict()
+    return found | {f"module.{name}": value for name, value in AVERAGE.items()}
 
 
 # content of the file; name of the plain set; other sets, and one that is asked for; what is left out
