@@ -14,7 +14,7 @@ help: ## list the targets
 demo: .venv/ready ## set up, then train, score, prune and fine-tune a ResNet-56 on the embedded digits
 	$(BIN)/python run.py model=resnet56 criterion=l1 ratio=0.5
 
-test: .venv/ready ## set up, then run the tests (three to four minutes)
+test: .venv/ready ## set up, then run the tests (about seven minutes on two cores)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-all: .venv/ready ## the tests, and the slow ones
