@@ -82,3 +82,13 @@ def test_a_part_of_a_set_says_so_in_every_table_and_in_the_log(
     tables = {path.stem: pd.read_csv(path) for path in ended.folder.glob("*.csv")}
     assert set(tables["scores"]["dataset"]) == {"cifar100_part"} and set(tables["scores"]["dataset_part"]) == {said}
     assert all(set(rows["dataset_part"]) <= {said} for rows in tables.values())  # those without rows, too
+
+
+def test_fewer_training_images_are_in_the_tables_and_in_the_keys(command: Command) -> None:
+    fewer, all_of_them = (
+        command("dataset=fake", "model=resnet20", "runner=score_only", "recipe.epochs=0", *more)
+        for more in (["+dataset.train_images=20"], [])
+    )
+    assert set(pd.read_csv(fewer.folder / "accuracy.csv")["dataset_part"]) == {"20 + 64 images of fake"}
+    assert "dataset_part" not in pd.read_csv(all_of_them.folder / "accuracy.csv")
+    assert fewer.facts["keys"]["dataset"] != all_of_them.facts["keys"]["dataset"]
