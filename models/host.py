@@ -19,7 +19,7 @@ class Host(nn.Module):
         self.attention: nn.Module | None = None
 
     def weigh(self, branch: Float[Tensor, "images weighed h w"]) -> Float[Tensor, "images weighed h w"]:
-        """What the branch gives, weighed by the attention if there is some."""
+        """The output of the branch, weighed by the attention if there is some."""
         return branch if self.attention is None else self.attention(branch)
 
 

@@ -25,7 +25,7 @@ def kaiming_normal(network: nn.Module, *, mode: Literal["fan_in", "fan_out"], ga
 
 
 def kaiming_uniform(network: nn.Module, *, mode: Literal["fan_in", "fan_out"], gain: Gain) -> nn.Module:
-    """As `kaiming_normal`, with weights uniform in +- `gain` sqrt(3 / fan), of the same standard deviation."""
+    """Uniform weights in +- `gain` sqrt(3 / fan): of the same standard deviation as the normal ones of `kaiming_normal`."""
     for module in _convolutions(network):
         bound = gain * sqrt(3 / _fan(module, mode))
         nn.init.uniform_(module.weight, -bound, bound)
@@ -44,7 +44,9 @@ def xavier_normal(network: nn.Module, *, gain: Gain) -> nn.Module:
 
 
 def xavier_uniform(network: nn.Module, *, gain: Gain) -> nn.Module:
-    """As `xavier_normal`, with weights uniform in +- `gain` sqrt(6 / (fan_in + fan_out)), of the same standard deviation."""
+    """Uniform weights in +- `gain` sqrt(6 / (fan_in + fan_out)): of the same standard deviation as the normal ones of
+    `xavier_normal`.
+    """
     for module in _convolutions(network):
         nn.init.xavier_uniform_(module.weight, gain)
     return network

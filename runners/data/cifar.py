@@ -65,7 +65,7 @@ class Ten(datasets.CIFAR10):
 
 
 class Hundred(datasets.CIFAR100):
-    """As `Ten`."""
+    """torchvision's reader of CIFAR-100, likewise without its MD5 sums."""
 
     train_list = [[name, None] for name, _ in datasets.CIFAR100.train_list]
     test_list = [[name, None] for name, _ in datasets.CIFAR100.test_list]

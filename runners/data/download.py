@@ -30,7 +30,7 @@ SCHEME, TIMEOUT_SECONDS, CHUNK, LEFT_BEHIND_SECONDS = "https://", 60, 1 << 20, 3
 
 
 class Readable(Protocol):
-    """What is copied."""
+    """A stream of bytes, such as an answer or a member of an archive."""
 
     def read(self, size: int, /) -> bytes:
         """At most so many bytes."""

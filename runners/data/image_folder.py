@@ -90,7 +90,7 @@ class Listed:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where the files lie."""
+        """The places of the files, in order."""
         return tuple(self.root / name for name in self.names)
 
     def files(self, image_size: int, resize: int, crop_scale: tuple[float, float] | None, num_workers: int) -> Files:

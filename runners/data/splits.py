@@ -156,7 +156,7 @@ def _source(
 
 
 def _some(part: Pixels | Files, n: int, seed: int) -> Pixels | Files:
-    """So many images in their own order: the first of every class by a random order of all, then the second ones, ...
+    """`n` images: the first of every class by a random order, then the second of every class, ...; in their own order.
 
     Raises:
         DataError: there are fewer.

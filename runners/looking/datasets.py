@@ -56,7 +56,7 @@ def configs(data_root: str | None, outputs: str) -> dict[str, dict[str, Any]]:
 
 
 def _with_parents(path: Path) -> dict[str, Any]:
-    """What a YAML says, and what it inherits from its neighbours."""
+    """The options of a YAML, with those that it inherits from its neighbours."""
     own = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path)))
     parents = [each for each in own.pop("defaults", ()) if isinstance(each, str) and each != "_self_"]
     inherited = [_with_parents(path.with_name(f"{parent}.yaml")) for parent in parents]
