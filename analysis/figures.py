@@ -11,14 +11,20 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.columns import label, measured, qualities
 
+EXECUTION = "order of execution"
 PAPER_PAIRS = (("l1", "l2"), ("l2", "gm"), ("gm", "l1"))
 
 
-def spearman_by_layer(spearman: pd.DataFrame, *, pairs: Sequence[tuple[str, str]] = PAPER_PAIRS) -> Figure:
+def spearman_by_layer(
+    spearman: pd.DataFrame, *, pairs: Sequence[tuple[str, str]] = PAPER_PAIRS, order: str = EXECUTION
+) -> Figure:
     """Rank correlation against the layer's index, one line a pair of criteria, guides at 0.8 and 0.9.
 
     Pairs that the table lacks are left out; if it has none of them, all of its pairs are drawn. The axis starts at
     0.2, as the paper's does, or lower where a value is lower.
+
+    Args:
+        order: of the layers, as the axis says it.
 
     Source:
         Layout of NeurIPS'21 figure 4.
@@ -35,7 +41,8 @@ def spearman_by_layer(spearman: pd.DataFrame, *, pairs: Sequence[tuple[str, str]
         axes.plot(part["index"], part["rho"], marker="o", markersize=3, linewidth=1, label=f"{a} - {b}")
     lowest = spearman["rho"].min()
     axes.set_ylim(min(0.2, lowest - 0.05) if pd.notna(lowest) else 0.2, 1.02)
-    axes.set_xlabel("convolution, in order of execution")
+    axes.set_xlabel(f"convolution, in {order}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylabel("Spearman's rho")
     if chosen:
         axes.legend(loc="lower right", fontsize=8, ncols=min(3, len(chosen)))
@@ -88,7 +95,7 @@ def sensitivity_curves(sensitivity: pd.DataFrame, accuracy: pd.DataFrame) -> Fig
         axes.plot([0, *line["ratio"]], [trained, *line[leading]], marker=".", linewidth=1, color=colour)
     axes.set_xlabel("share of the layer's filters removed, all other layers whole, no fine-tuning")
     axes.set_ylabel(f"test split: {label(leading)}")
-    figure.colorbar(colours, ax=axes, label="convolution, in order of execution")
+    figure.colorbar(colours, ax=axes, label=f"convolution, in {EXECUTION}")
     return figure
 
 

@@ -28,7 +28,7 @@ def run(*, convolutions: Convolutions, criteria: Mapping[str, Ranking]) -> Resul
     left_out = [f"Left out, for they need a network or images: {', '.join(without)}."] if without else []
     return Results(
         tables=score_tables(scores, rho),
-        figures={"spearman": spearman_by_layer(rho)},
+        figures={"spearman": spearman_by_layer(rho, order=convolutions.order)},
         text="\n".join([unknown(convolutions), *left_out, spearman_text(rho)]),
         headline=f"{len(convolutions.weights)} convolutions of a file, {len(possible)} criteria",
     )

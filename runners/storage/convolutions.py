@@ -39,6 +39,11 @@ class Convolutions:
     ordered: bool
     taken: Taken
 
+    @property
+    def order(self) -> str:
+        """The order of the layers, for a line of text."""
+        return "the order of the file" if self.ordered else "the order of their names, as the file keeps no other"
+
     def to(self, device: torch.device) -> "Convolutions":
         """The same on `device`."""
         weights = {layer: weight.to(device) for layer, weight in self.weights.items()}
@@ -77,10 +82,9 @@ def read_convolutions(path: Path, weights_set: str | None = None) -> Convolution
 
 def unknown(convolutions: Convolutions) -> str:
     """A paragraph about what was read and what no file says."""
-    order = "of the file" if convolutions.ordered else "of their names, as the file keeps no other"
     return (
         f"{len(convolutions.weights)} of {convolutions.n_tensors} tensors have four dimensions, and count as convolutions; "
-        f"index is the order {order}.\nNo file says in which order they run, which are grouped or strided, which are "
+        f"index is {convolutions.order}.\nNo file says in which order they run, which are grouped or strided, which are "
         "transposed (filters are then along the second dimension), and which BatchNorm reads them."
     )
 

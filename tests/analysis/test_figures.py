@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.figures import learning_curves
+from analysis.figures import learning_curves, spearman_by_layer
 
 HISTORY = pd.DataFrame(
     {
@@ -30,3 +30,13 @@ def test_learning_curves_are_of_the_columns_that_the_legend_names() -> None:
         ticks = axes.get_xticks()
         np.testing.assert_array_equal(ticks, ticks.round())
     assert [axes.get_ylabel() for axes in figure.axes] == list(columns) * 2
+
+
+def test_correlations_are_drawn_over_whole_numbers_in_the_order_that_the_axis_says() -> None:
+    rho = pd.DataFrame({"criterion_a": "l1", "criterion_b": "l2", "index": [1, 2, 3], "rho": [0.9, 0.7, 0.8]})
+    of_a_file = spearman_by_layer(rho, order="the order of the file")
+    for figure, said in ((spearman_by_layer(rho), "order of execution"), (of_a_file, "the order of the file")):
+        [axes] = figure.axes
+        assert axes.get_xlabel() == f"convolution, in {said}"
+        np.testing.assert_array_equal(axes.get_xticks(), axes.get_xticks().round())
+        np.testing.assert_array_equal(axes.lines[-1].get_xydata(), rho[["index", "rho"]])
